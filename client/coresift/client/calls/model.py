@@ -1,0 +1,160 @@
+"""The session's model: predictions, acquisition values, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from coresift.client.calls.basis import Basis, basis
+from coresift.client.calls.session import Session, id_of
+from coresift.client.convert import Float32, Float64, StringColumn, array, matrix, vectors
+from coresift.client.flow import Flow, Rpc, call, gather, parts, stream
+from coresift.v1 import selection_pb2 as pb
+
+PREDICT = Rpc("Predict", pb.PredictRequest, pb.PredictResponse)
+SCORE = Rpc("ScoreVectors", pb.ScoreVectorsRequest, pb.ScoreVectorsResponse)
+HEAD = Rpc("GetHead", pb.GetHeadRequest, pb.GetHeadResponse)
+
+MOST_ROWS = 10_000
+"""Items or vectors of one Predict or ScoreVectors."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Class probabilities, a row an item or vector."""
+
+    classes: tuple[str, ...]
+    """Of the columns. Binary: the positive class only."""
+    probabilities: Float32
+    """float32 [rows, classes]."""
+    item_ids: StringColumn
+    """Of the rows; empty for vectors."""
+    basis: Basis
+    """Of the last call, where more than one was needed."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Acquisition values of vectors."""
+
+    scores: Float64
+    """float64 [rows]: the strategy's score, larger is sooner."""
+    classes: tuple[str, ...]
+    probabilities: Float32
+    """float32 [rows, classes]."""
+    basis: Basis
+
+
+@dataclass(frozen=True)
+class Head:
+    """The session's model: take it away and use it."""
+
+    classes: tuple[str, ...]
+    """Of the rows. Binary: the positive class only."""
+    unfitted_classes: tuple[str, ...]
+    """Classes whose row is constant because positives or negatives are missing."""
+    weights: Float64
+    """float64 [classes, dimension]."""
+    bias: Float64
+    """float64 [classes]."""
+    basis: Basis
+
+    def logits(self, X: npt.ArrayLike) -> Float64:
+        """``X W' + b``, float64 [n, classes], of rows [n, dimension] scaled as the pool's are
+        (unit length on cosine pools).
+
+        Probabilities are their softmax for a multiclass session, else the logistic function.
+        """
+        rows = np.asarray(X, dtype=np.float64)
+        return np.asarray(rows @ self.weights.T + self.bias)
+
+
+def predict(
+    session: str | Session,
+    *,
+    items: Sequence[str] | None = None,
+    vectors: npt.ArrayLike | None = None,
+    top: int | None = None,
+    class_name: str = "",
+) -> Flow[Predictions]:
+    """Class probabilities of ``items`` (ids), of ``vectors`` ([n, d]), or of the ``top`` items
+    of the pool by the probability of ``class_name`` (binary: the positive class by default).
+
+    More than 10,000 items or vectors are sent as several calls.
+
+    Raises:
+        PreconditionFailed: HEAD_NOT_FITTED. InvalidInput: INVALID_VECTOR. NotFound.
+    """
+    if sum(target is not None for target in (items, vectors, top)) != 1:
+        raise ValueError("give exactly one of items, vectors, top")
+    session_id = id_of(session)
+    if top is not None:
+        pool_top = pb.PoolTop(count=top, class_name=class_name)
+        requests = [pb.PredictRequest(session_id=session_id, top=pool_top)]
+    elif items is not None:
+        requests = [
+            pb.PredictRequest(session_id=session_id, items=pb.ItemList(item_ids=items[cut]))
+            for cut in parts(len(items), MOST_ROWS) or [slice(0)]
+        ]
+    else:
+        assert vectors is not None  # noqa: S101 - the count above says so
+        requests = [pb.PredictRequest(session_id=session_id, vectors=v) for v in _parts(vectors)]
+    messages: list[pb.PredictResponse] = []
+    for request in requests:
+        messages.extend((yield from gather(stream(PREDICT, request, session_id))))
+    if not messages:
+        raise RuntimeError("the server answered Predict with an empty stream")
+    return Predictions(
+        classes=tuple(messages[-1].classes),
+        probabilities=_probabilities(messages),
+        item_ids=StringColumn.joined(m.item_ids for m in messages if m.item_ids.offsets),
+        basis=basis(messages[-1].basis),
+    )
+
+
+def score_vectors(session: str | Session, vectors: npt.ArrayLike) -> Flow[Scores]:
+    """The session's acquisition values of vectors [n, d] that are not in the pool.
+
+    More than 10,000 are sent as several calls.
+
+    Raises:
+        PreconditionFailed: HEAD_NOT_FITTED. InvalidInput: INVALID_VECTOR.
+    """
+    messages: list[pb.ScoreVectorsResponse] = []
+    for part in _parts(vectors):
+        request = pb.ScoreVectorsRequest(session_id=id_of(session), vectors=part)
+        messages.append((yield from call(SCORE, request, request.session_id)))
+    return Scores(
+        scores=np.concatenate([array(message.scores, "f8", -1) for message in messages]),
+        classes=tuple(messages[-1].classes),
+        probabilities=_probabilities(messages),
+        basis=basis(messages[-1].basis),
+    )
+
+
+def head(session: str | Session) -> Flow[Head]:
+    """The session's model, fitted on every label so far. PreconditionFailed: HEAD_NOT_FITTED."""
+    request = pb.GetHeadRequest(session_id=id_of(session))
+    reply = yield from call(HEAD, request, request.session_id)
+    return Head(
+        classes=tuple(reply.classes),
+        unfitted_classes=tuple(reply.unfitted_classes),
+        weights=array(reply.weights, "f8", len(reply.classes), reply.dimension),
+        bias=array(reply.bias, "f8", len(reply.classes)),
+        basis=basis(reply.basis),
+    )
+
+
+def _parts(values: npt.ArrayLike) -> list[pb.Vectors]:
+    rows = matrix(values)
+    return [vectors(rows[cut]) for cut in parts(len(rows), MOST_ROWS)]
+
+
+def _probabilities(
+    messages: Sequence[pb.PredictResponse] | Sequence[pb.ScoreVectorsResponse],
+) -> Float32:
+    columns = len(messages[-1].classes)
+    return np.concatenate([array(m.probabilities, "f4", -1, columns) for m in messages])

@@ -1,0 +1,189 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast
+
+import grpc
+from google.protobuf.message import Message
+
+from coresift.client.calls import coreset, labels, leases, model, pools, session, signals
+from coresift.client.channel import DEFAULT_TARGET, channel_options
+from coresift.client.errors import CoresiftError, from_status
+from coresift.client.flow import Ask, Emit, Flow, Iteration, Open, Receive, Send, Settings, Sleep
+from coresift.v1 import selection_pb2_grpc
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Method(Protocol[P, R_co]):
+    """A method with the arguments of a flow."""
+
+    def __get__(self, instance: object, owner: type | None = None, /) -> Callable[P, R_co]: ...
+
+
+def as_method(function: Callable[..., Any], flow: Callable[..., Any], form: str) -> Any:
+    """Give a driver's function the name, docstring and signature of its flow."""
+    functools.update_wrapper(function, flow)
+    signature = inspect.signature(flow)
+    answer = re.sub(r"^(Flow|Iteration)\[(.*)\]$", form, str(signature.return_annotation))
+    me = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[me, *signature.parameters.values()], return_annotation=answer
+    )
+    return function
+
+
+def blocking(flow: Callable[P, Flow[T]]) -> Method[P, T]:
+    """A method that runs a flow to its end."""
+
+    def method(self: Client, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._run(flow(*args, **kwargs))
+
+    return cast("Method[P, T]", as_method(method, flow, r"\2"))
+
+
+def iterating(flow: Callable[P, Iteration[T]]) -> Method[P, Iterator[T]]:
+    """A method whose iterator runs a flow as it is read."""
+
+    def method(self: Client, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return self._iterate(flow(*args, **kwargs))
+
+    return cast("Method[P, Iterator[T]]", as_method(method, flow, r"Iterator[\2]"))
+
+
+class Client:
+    """A connection to the service. Threads may share it; use it as a context manager.
+
+    Args:
+        target: ``host:port``, or any gRPC name (``dns:///coresift:50051`` uses all replicas).
+        timeout_s: of one call with one answer, its retries included.
+        credentials: of TLS (`grpc.ssl_channel_credentials`); None: plain text.
+        max_attempts: how often a call is sent at most, when the server is not available.
+
+    Calls raise `CoresiftError`. Every write sends a ``request_id``, its own for each call unless
+    one is given; a write that is repeated with the same id takes effect once.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout_s: float = 30.0,
+        credentials: grpc.ChannelCredentials | None = None,
+        max_attempts: int = 8,
+    ) -> None:
+        self.target = target
+        self._settings = Settings(timeout_s=timeout_s, max_attempts=max_attempts)
+        self._channel = (
+            grpc.insecure_channel(target, channel_options())
+            if credentials is None
+            else grpc.secure_channel(target, credentials, channel_options())
+        )
+        self._stub = selection_pb2_grpc.SelectionServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; running calls end with an error."""
+        self._channel.close()
+
+    def with_timeout(self, timeout_s: float) -> Self:
+        """The same connection with another timeout."""
+        other = copy.copy(self)
+        other._settings = replace(self._settings, timeout_s=timeout_s)
+        return other
+
+    def _run(self, flow: Flow[T]) -> T:
+        steps = self._steps(cast("Iteration[Any]", flow))
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return cast("T", stop.value)
+        raise AssertionError("a flow that is run emits nothing")
+
+    def _iterate(self, flow: Iteration[T]) -> Iterator[T]:
+        yield from self._steps(flow)
+
+    def _steps(self, flow: Iteration[T]) -> Any:
+        """Perform the steps of a flow, yielding what it emits; returns what it returns."""
+        answer: Any = None
+        failure: CoresiftError | None = None
+        try:
+            while True:
+                step = flow.send(answer) if failure is None else flow.throw(failure)
+                answer = failure = None
+                if isinstance(step, Emit):
+                    yield step.value
+                    continue
+                try:
+                    answer = self._perform(step)
+                except grpc.RpcError as error:
+                    call = cast("grpc.Call", error)
+                    failure = from_status(
+                        call.code(), call.details() or "", call.trailing_metadata() or ()
+                    )
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            flow.close()
+
+    def _perform(self, step: object) -> Any:
+        match step:
+            case Ask():
+                return self._settings
+            case Send():
+                request = step.request
+                sent = request if isinstance(request, Message) else iter(request)
+                method = getattr(self._stub, step.name)
+                return method(sent, timeout=step.timeout_s, metadata=step.metadata)
+            case Open():
+                return getattr(self._stub, step.name)(step.request, metadata=step.metadata)
+            case Receive():
+                return next(cast("Iterator[Any]", step.stream), None)
+            case Sleep():
+                return time.sleep(step.seconds)
+            case _:
+                raise AssertionError(f"unknown step {step!r}")
+
+    create_session = blocking(session.create_session)
+    get_session = blocking(session.get_session)
+    list_sessions = iterating(session.list_sessions)
+    update_session = blocking(session.update_session)
+    delete_session = blocking(session.delete_session)
+    progress = blocking(session.progress)
+
+    next_batch = blocking(leases.next_batch)
+    renew_leases = blocking(leases.renew_leases)
+    release_leases = blocking(leases.release_leases)
+    list_leases = iterating(leases.list_leases)
+    add_labels = blocking(labels.add_labels)
+    list_labels = iterating(labels.list_labels)
+
+    predict = blocking(model.predict)
+    score_vectors = blocking(model.score_vectors)
+    search_pool = blocking(pools.search_pool)
+    head = blocking(model.head)
+
+    put_signals = blocking(signals.put_signals)
+    list_signals = iterating(signals.list_signals)
+    delete_signals = blocking(signals.delete_signals)
+
+    score_coreset = blocking(coreset.score_coreset)
+    cancel_coreset = blocking(coreset.cancel_coreset)
+
+    get_pool = blocking(pools.get_pool)
+    list_pools = iterating(pools.list_pools)

@@ -1,0 +1,1 @@
+"""The client's command families: each module's ``register`` adds its commands."""

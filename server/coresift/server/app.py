@@ -1,0 +1,218 @@
+"""The server as a whole: start, serve, drain, stop. Only this module builds things."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from coresift.server.artifacts import Artifacts
+from coresift.server.config import ServeConfig, address, resolve_device
+from coresift.server.errors import CoresiftError, StartError
+from coresift.server.metrics import Metrics
+from coresift.server.pool.pool import Pool
+from coresift.server.rpc.interceptor import CallInterceptor
+from coresift.server.rpc.service import SERVICE, SelectionService
+from coresift.server.rpc.services import Services
+from coresift.server.session.coresets import CoresetJobs
+from coresift.server.session.labeling import Labeling
+from coresift.server.session.lifecycle import Lifecycle
+from coresift.server.session.live import LiveSessions
+from coresift.server.session.model import Modelling
+from coresift.server.session.pools import Pools
+from coresift.server.session.signals import Signals
+from coresift.server.session.workers import Workers
+from coresift.server.state.embedded import EmbeddedRedis
+from coresift.server.state.redis_store import RedisStore
+from coresift.server.state.store import Store
+from coresift.v1.selection_pb2_grpc import add_SelectionServiceServicer_to_server
+
+log = structlog.get_logger()
+
+LEAVE_S = 0.5
+"""Between "not serving" and the end of new calls: balancers look away meanwhile."""
+PURGE_S = 600.0
+STATE_S = 1.0
+OPTIONS = (
+    # Clients may ping an idle connection every 20 s; the default allows it every 5 minutes.
+    ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 60_000),
+    # A second server on a port must fail, not share it.
+    ("grpc.so_reuseport", 0),
+)
+
+
+async def run(config: ServeConfig) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises StartError."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with serving(config):
+        await stop.wait()
+        log.info("draining")
+
+
+@asynccontextmanager
+async def serving(config: ServeConfig) -> AsyncIterator[tuple[str, str]]:
+    """A running server; yields the addresses of gRPC and of /metrics. Leaving it drains."""
+    began = time.perf_counter()
+    metrics = Metrics()
+    metrics.build_info.labels(version("coresift")).set(1)
+    async with AsyncExitStack() as stack:
+        pools = Pools(_open_pools(config, metrics, stack))
+        store = await _store(config, metrics, stack)
+        services = await _services(config, pools, store, metrics, stack)
+        health = HealthServicer()
+        server, listen = await _listen(config, services, metrics, health)
+        stack.push_async_callback(_drain, server, health, config.drain_s)
+        metrics_listen = _serve_metrics(config, metrics, stack)
+        for work in (_watch_state(store, health), _purge(store)):
+            task = asyncio.create_task(work)
+            stack.callback(task.cancel)
+        for name in ("", SERVICE, "readiness", "liveness"):
+            await health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        ready = {"listen": listen, "metrics": metrics_listen, "pid": os.getpid()}
+        log.info("serving", seconds=round(time.perf_counter() - began, 3), **ready)
+        if config.ready_file is not None:
+            _write_whole(config.ready_file, json.dumps(ready))
+        yield listen, metrics_listen
+
+
+def _open_pools(config: ServeConfig, metrics: Metrics, stack: AsyncExitStack) -> list[Pool]:
+    if not config.pools:
+        raise StartError("no pool to serve: give --pool DIR (make one with `coresift pool build`)")
+    device, pools = resolve_device(config.device), []
+    for path in config.pools:
+        began = time.perf_counter()
+        pool = Pool.open(path, device=device)
+        stack.callback(pool.close)
+        labels = (pool.manifest.name, pool.manifest.version)
+        metrics.pool_items.labels(*labels).set(pool.manifest.items)
+        metrics.pool_load_seconds.labels(*labels).set(time.perf_counter() - began)
+        pools.append(pool)
+    return pools
+
+
+async def _store(config: ServeConfig, metrics: Metrics, stack: AsyncExitStack) -> RedisStore:
+    url = config.state_url
+    if url is None:
+        if "KUBERNETES_SERVICE_HOST" in os.environ:
+            log.warning(
+                "embedded state under Kubernetes: labels live in this pod only, and replicas do "
+                "not share sessions; give --state redis://..."
+            )
+        redis = await stack.enter_async_context(EmbeddedRedis(config.data_dir / "state"))
+        url = redis.url
+    store = await RedisStore.connect(
+        url, volatile=config.state_volatile, observe=metrics.observe_redis
+    )
+    stack.push_async_callback(store.close)
+    return store
+
+
+async def _services(
+    config: ServeConfig, pools: Pools, store: Store, metrics: Metrics, stack: AsyncExitStack
+) -> Services:
+    artifacts = Artifacts(config.artifact_root())
+    workers, job_workers = Workers(config.worker_threads), Workers(2)
+    stack.push_async_callback(workers.drain, 2.0)
+    stack.push_async_callback(job_workers.drain, 2.0)
+    sessions = LiveSessions(pools, store, workers, metrics)
+    coresets = CoresetJobs(pools, sessions, store, artifacts, job_workers, metrics)
+    stack.push_async_callback(coresets.stop)
+    return Services(
+        pools=pools,
+        sessions=sessions,
+        lifecycle=Lifecycle(pools, sessions, store),
+        labeling=Labeling(store, workers, metrics),
+        modelling=Modelling(workers),
+        signals=Signals(pools, store, artifacts, workers),
+        coresets=coresets,
+    )
+
+
+async def _listen(
+    config: ServeConfig, services: Services, metrics: Metrics, health: HealthServicer
+) -> tuple[grpc.aio.Server, str]:
+    server = grpc.aio.server(
+        interceptors=[CallInterceptor(metrics, SERVICE)],
+        options=[*OPTIONS, ("grpc.max_receive_message_length", config.max_message_bytes)],
+    )
+    add_SelectionServiceServicer_to_server(SelectionService(services), server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    if config.reflection:
+        names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+    host, _ = address("--listen", config.listen)
+    try:
+        port = server.add_insecure_port(config.listen)
+    except RuntimeError as error:
+        raise StartError(f"cannot listen on {config.listen}: is the port taken?") from error
+    await server.start()
+    return server, f"{host}:{port}"
+
+
+def _serve_metrics(config: ServeConfig, metrics: Metrics, stack: AsyncExitStack) -> str:
+    host, port = address("--metrics-listen", config.metrics_listen)
+    try:
+        server, thread = start_http_server(port, host, registry=metrics.registry)
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {config.metrics_listen} for metrics: {error.strerror}"
+        ) from error
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    stack.callback(stop)
+    return f"{host}:{server.server_port}"
+
+
+async def _drain(server: grpc.aio.Server, health: HealthServicer, drain_s: float) -> None:
+    """Say "not serving", give balancers a moment, refuse new calls, end those under way."""
+    await health.enter_graceful_shutdown()
+    await asyncio.sleep(LEAVE_S)
+    await server.stop(drain_s)
+
+
+async def _watch_state(store: Store, health: HealthServicer) -> None:
+    """Publish under the health name ``state`` whether the store answers."""
+    status = health_pb2.HealthCheckResponse
+    while True:
+        serving = status.SERVING if store.available() else status.NOT_SERVING
+        await health.set("state", serving)
+        await asyncio.sleep(STATE_S)
+
+
+async def _purge(store: Store) -> None:
+    """Remove sessions that were deleted a day ago."""
+    while True:
+        try:
+            await store.purge()
+        except CoresiftError as error:
+            log.warning("purge postponed", reason=error.reason.value)
+        await asyncio.sleep(PURGE_S)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)

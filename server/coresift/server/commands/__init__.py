@@ -1,0 +1,1 @@
+"""Command families of ``coresift`` that need the server's packages."""

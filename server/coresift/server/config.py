@@ -1,0 +1,74 @@
+"""What the server is started with: one frozen value, units in the names, read once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coresift.server.errors import StartError
+
+
+def default_data_dir() -> Path:
+    """The user's data directory for Coresift."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "coresift"
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """Options of ``coresift serve``.
+
+    Attributes:
+        state_url: Redis; None starts the embedded one under ``data_dir``.
+        state_volatile: accept a Redis that keeps nothing on disk.
+        artifacts: root of signals and core-sets, any fsspec URI; None: under ``data_dir``.
+        device: where embeddings live: auto, cpu or cuda.
+        ready_file: written as JSON (listen, metrics, pid) once the server serves.
+        drain_s: how long calls may take after SIGTERM.
+        worker_threads: for numerics.
+    """
+
+    pools: tuple[Path, ...]
+    listen: str = "127.0.0.1:50051"
+    metrics_listen: str = "127.0.0.1:9464"
+    state_url: str | None = None
+    state_volatile: bool = False
+    artifacts: str | None = None
+    data_dir: Path = field(default_factory=default_data_dir)
+    device: str = "auto"
+    reflection: bool = False
+    ready_file: Path | None = None
+    drain_s: float = 8.0
+    worker_threads: int = field(default_factory=lambda: max(2, os.cpu_count() or 2))
+    max_message_bytes: int = 16 * 1024 * 1024
+
+    def artifact_root(self) -> str:
+        """Where artifacts go."""
+        return self.artifacts or str(self.data_dir / "artifacts")
+
+
+def address(option: str, value: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT; port 0 asks the system for one. Raises StartError."""
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65_535:
+        raise StartError(f"{option} must be HOST:PORT, got {value!r}")
+    return host.strip("[]"), int(port)
+
+
+def resolve_device(device: str) -> str:
+    """cpu or cuda. ``auto`` takes CUDA where there is a GPU; ``cuda`` without one: StartError."""
+    if device not in {"auto", "cpu", "cuda"}:
+        raise StartError(f"--device must be auto, cpu or cuda, got {device!r}")
+    # torch is slow to import: ask it only where a driver is at hand, or the user insists.
+    if device == "cpu" or (device == "auto" and not Path("/dev/nvidiactl").exists()):
+        return "cpu"
+    try:
+        import torch
+    except ImportError as error:
+        raise StartError("--device cuda needs torch: install coresift[server,gpu]") from error
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise StartError("--device cuda: torch sees no CUDA GPU here; use --device cpu")
+    return "cpu"

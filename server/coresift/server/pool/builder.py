@@ -1,0 +1,327 @@
+"""Makes pool directories: a first version from embeddings, or the next from new ones.
+
+Everything is written into a temporary directory beside the target and renamed at the end, so
+that a crash leaves no half pool.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from coresift.server.pool import layout
+from coresift.server.pool.canonical import Metric
+from coresift.server.pool.checksums import FileChecksum, checksum_file, write_checksums
+from coresift.server.pool.failures import BuildError
+from coresift.server.pool.finish import finish
+from coresift.server.pool.ids import write_ids
+from coresift.server.pool.manifest import (
+    FORMAT_VERSION,
+    Dtype,
+    IndexKind,
+    Manifest,
+    SegmentSpan,
+    write_manifest,
+)
+from coresift.server.pool.metadata import joined, read_metadata, write_metadata
+from coresift.server.pool.pool import Pool
+from coresift.server.pool.progress import Counter, Progress, silent
+from coresift.server.pool.strings import joined_strings
+from coresift.server.pool.tables import read_ids, require_ids
+from coresift.server.pool.vectors import blocks, open_embeddings, read_row_selection
+from coresift.server.pool.writer import write_vectors
+
+FLAT_ITEMS = 2_000_000
+"""Largest pool that ``auto`` searches exactly."""
+
+MAX_NEIGHBOURS = 1000
+
+_WRITE_ROWS = 16_384
+_SPOOL = "spool"
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """Where the items come from."""
+
+    embeddings: Path
+    """``.npy`` [n, d], or Parquet, Arrow, Feather with a column of lists."""
+    ids: Path | None = None
+    """One id a line (also .gz), or a table with ``id_column``. None: the embeddings' table."""
+    metadata: Path | None = None
+    """Parquet, Arrow, Feather or JSON lines (also .gz) with ``id_column``."""
+    rows: Path | None = None
+    """``.npy`` of row numbers of the input: take only these, in this order."""
+    id_column: str = "id"
+    embedding_column: str = "embedding"
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """A first version of a pool."""
+
+    files: InputFiles
+    out: Path
+    """Must not exist."""
+    name: str | None = None
+    """None: the last part of ``out``."""
+    metric: Metric = "cosine"
+    index: Literal["auto", "flat", "ivf"] = "auto"
+    neighbours: int = 0
+    """Columns of the neighbour table, 0..1000; 0: none."""
+    dtype: Dtype | None = None
+    """None: the input's."""
+
+
+@dataclass(frozen=True)
+class AppendOptions:
+    """The next version of a pool; metric, dtype, index kind and clusters stay the parent's."""
+
+    parent: Path
+    files: InputFiles
+    out: Path
+    """Must not exist."""
+
+
+@dataclass(frozen=True)
+class _Items:
+    """Checked input, not yet written."""
+
+    array: npt.NDArray[Any]
+    selection: npt.NDArray[np.int64] | None
+    ids: pa.LargeStringArray
+    metadata: pa.Table | None
+
+
+def build_pool(options: BuildOptions, progress: Progress | None = None) -> Manifest:
+    """Build a pool directory.
+
+    Raises:
+        BuildError: bad input, naming the first offenders; nothing is left behind.
+    """
+    report = progress or silent
+    if not 0 <= options.neighbours <= MAX_NEIGHBOURS:
+        raise BuildError(f"neighbours must be 0..{MAX_NEIGHBOURS}, not {options.neighbours}")
+    name = _checked_name(options.name or options.out.name)
+    with _new_directory(options.out) as directory:
+        items = _read_items(options.files, directory / _SPOOL, options.dtype)
+        dtype: Dtype = options.dtype or (
+            "float16" if items.array.dtype == np.float16 else "float32"
+        )
+        index: IndexKind = "ivf" if len(items.ids) > FLAT_ITEMS else "flat"
+        if options.index != "auto":
+            index = options.index
+        if options.neighbours >= len(items.ids):
+            raise BuildError(f"{len(items.ids)} items have no {options.neighbours} neighbours")
+        draft = Manifest(
+            format_version=FORMAT_VERSION,
+            name=name,
+            version="",
+            parent=None,
+            lineage=(),
+            items=0,
+            dimension=int(items.array.shape[1]),
+            dtype=dtype,
+            metric=options.metric,
+            index=index,
+            clusters=0,
+            probes=0,
+            neighbours=options.neighbours,
+            cold_start=0,
+            max_norm=0.0,
+            metadata_columns=(),
+            segments=(),
+            files={},
+        )
+        return _complete(directory, draft, items, items.ids, items.metadata, None, report)
+
+
+def append_pool(options: AppendOptions, progress: Progress | None = None) -> Manifest:
+    """Build the next version of a pool: its rows keep their numbers, new ones follow.
+
+    Raises:
+        BuildError: bad input, or ids that the parent has.
+        StartError: the parent is missing or damaged.
+    """
+    report = progress or silent
+    parent = Pool.open(options.parent)
+    try:
+        with _new_directory(options.out) as directory:
+            old = parent.manifest
+            items = _read_items(options.files, directory / _SPOOL, old.dtype)
+            if items.array.shape[1] != old.dimension:
+                raise BuildError(
+                    f"{options.files.embeddings} has dimension {items.array.shape[1]}, "
+                    f"the pool {old.dimension}"
+                )
+            _require_new(items.ids, parent)
+            for name in parent.segment_files():
+                _link(options.parent / name, directory / name)
+            draft = replace(old, parent=old.version)
+            ids = joined_strings([parent.ids.strings, items.ids])
+            table = joined(parent.metadata_table, old.items, items.metadata, len(items.ids))
+            return _complete(directory, draft, items, ids, table, parent, report)
+    finally:
+        parent.close()
+
+
+def _complete(
+    directory: Path,
+    draft: Manifest,
+    items: _Items,
+    ids: pa.LargeStringArray,
+    metadata: pa.Table | None,
+    parent: Pool | None,
+    report: Progress,
+) -> Manifest:
+    """Write the new segment and all that follows from it, the manifest last."""
+    number = len(draft.segments)
+    counter = Counter(report, "vectors", len(items.ids))
+    written = write_vectors(
+        directory,
+        number,
+        blocks(items.array, items.selection, _WRITE_ROWS),
+        items.ids,
+        metric=draft.metric,
+        dtype=draft.dtype,
+        with_norms=draft.has_norms,
+        done=counter.add,
+    )
+    (directory / _SPOOL).unlink(missing_ok=True)
+    span = SegmentSpan(len(ids) - len(items.ids), written.items)
+    draft = replace(
+        draft,
+        items=len(ids),
+        max_norm=max(draft.max_norm, written.max_norm),
+        metadata_columns=() if metadata is None else tuple(metadata.column_names),
+        segments=(*draft.segments, span),
+    )
+    content = checksum_file(directory / layout.stored(number)).sha256
+    draft = finish(directory, draft, parent, report)
+    report("ids", 0.0)
+    write_ids(directory, ids)
+    if metadata is not None:
+        write_metadata(directory / layout.METADATA, metadata)
+    checksums = _checksums(directory, parent, report)
+    version = _version(draft, content, checksums)
+    write_checksums(directory, checksums)
+    checksums[layout.CHECKSUMS] = checksum_file(directory / layout.CHECKSUMS)
+    files = {name: (entry.size, entry.sha256) for name, entry in sorted(checksums.items())}
+    lineage = (*draft.lineage, version)
+    manifest = replace(draft, version=version, lineage=lineage, files=files)
+    write_manifest(directory, manifest)
+    return manifest
+
+
+def _read_items(files: InputFiles, spool: Path, dtype: Dtype | None) -> _Items:
+    opened = open_embeddings(files.embeddings, files.embedding_column, spool)
+    array = opened.array
+    if array.dtype == np.float64 and dtype is None:
+        raise BuildError(
+            f"{files.embeddings} holds float64; say --dtype float32 (or float16) to narrow it"
+        )
+    if files.ids is None and not opened.is_table:
+        raise BuildError(f"{files.embeddings} holds no ids: name them with --ids")
+    source = files.ids or files.embeddings
+    ids = read_ids(source, files.id_column)
+    if len(ids) != len(array):
+        raise BuildError(f"{source} has {len(ids)} ids, {files.embeddings} {len(array)} embeddings")
+    require_ids(ids, str(source))
+    metadata = None
+    if files.metadata is not None:
+        metadata = read_metadata(files.metadata, ids, files.id_column)
+    if files.rows is None:
+        return _Items(array, None, ids, metadata)
+    selection = read_row_selection(files.rows, len(array))
+    if metadata is not None:
+        metadata = metadata.take(selection)
+    return _Items(array, selection, ids.take(selection), metadata)
+
+
+def _require_new(ids: pa.LargeStringArray, parent: Pool) -> None:
+    rows = parent.ids.rows_of_strings(ids)
+    known = np.flatnonzero(rows >= 0)
+    if len(known):
+        first = int(known[0])
+        raise BuildError(
+            f"{len(known)} ids are in the pool already, the first is {ids[first].as_py()!r} "
+            f"(row {rows[first]})"
+        )
+
+
+def _checksums(directory: Path, parent: Pool | None, report: Progress) -> dict[str, FileChecksum]:
+    """Of all files; those linked from the parent are known."""
+    known = {} if parent is None else parent.segment_checksums()
+    names = sorted(path.name for path in directory.iterdir())
+    size = sum((directory / name).stat().st_size for name in names if name not in known)
+    counter = Counter(report, "checksums", size)
+    return {name: known.get(name) or checksum_file(directory / name, counter.add) for name in names}
+
+
+def _version(draft: Manifest, content: str, checksums: dict[str, FileChecksum]) -> str:
+    """Hash of all that decides an answer; derived files and the name do not count."""
+    facts = [draft.parent, draft.dimension, draft.dtype, draft.metric, draft.index]
+    parts = [layout.ID_DATA, layout.ID_OFFSETS, layout.METADATA]
+    hashes = [checksums[part].sha256 if part in checksums else None for part in parts]
+    document = json.dumps([draft.format_version, *facts, draft.neighbours, content, *hashes])
+    return hashlib.sha256(document.encode()).hexdigest()[:32]
+
+
+def _checked_name(name: str) -> str:
+    if not 1 <= len(name.encode()) <= 128 or not name.isprintable():
+        raise BuildError(f"the name {name!r} must have 1..128 printable bytes: use --name")
+    return name
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+@contextmanager
+def _new_directory(out: Path) -> Iterator[Path]:
+    """A temporary sibling that becomes ``out`` if the block ends well, else disappears."""
+    out = out.absolute()
+    if out.exists() or out.is_symlink():
+        raise BuildError(f"{out} exists already: name another --out or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    except OSError as problem:
+        raise BuildError(f"{out} cannot be made: {problem.strerror}") from None
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        _sync(temporary)
+        temporary.rename(out)
+    except OSError as problem:
+        if problem.errno == errno.ENOSPC:
+            raise BuildError(f"no space left beside {out}") from None
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(directory: Path) -> None:
+    """Make the files last a power failure before the rename shows them."""
+    for path in [*directory.iterdir(), directory]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,73 @@
+"""Numbers whose bits depend on nothing but their two vectors.
+
+Fast float32 products only make a shortlist. What decides is computed here: row by row in
+float64, independent of order, block, batch and number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from coresift.server.pool.arrays import Doubles, Floats, Longs, Rows
+
+Metric = Literal["cosine", "ip", "l2"]
+
+_CHUNK = 4096
+"""Rows widened at a time: float64 copies stay in the cache."""
+
+
+def row_products(X: Floats, w: Doubles) -> Doubles:
+    """Inner products of rows with one vector.
+
+    Args:
+        X: float32 [n, d].
+        w: float64 [d].
+
+    Returns:
+        float64 [n]; each number has the same bits whatever other rows stand beside it.
+    """
+    products = np.empty(len(X), np.float64)
+    for start in range(0, len(X), _CHUNK):
+        wide = X[start : start + _CHUNK].astype(np.float64, order="C")
+        wide *= w
+        products[start : start + _CHUNK] = wide.sum(axis=1)
+    return products
+
+
+def pair_similarities(metric: Metric, X: Floats, Q: Floats) -> Doubles:
+    """Similarities of the pairs (X[i], Q[i]), float32 [n, d] each, as float64 [n].
+
+    Inner product; for ``l2`` the negative squared distance.
+    """
+    similarities = np.empty(len(X), np.float64)
+    for start in range(0, len(X), _CHUNK):
+        wide = X[start : start + _CHUNK].astype(np.float64, order="C")
+        if metric == "l2":
+            wide -= Q[start : start + _CHUNK]
+            wide *= wide
+            similarities[start : start + _CHUNK] = -wide.sum(axis=1)
+        else:
+            wide *= Q[start : start + _CHUNK]
+            similarities[start : start + _CHUNK] = wide.sum(axis=1)
+    return similarities
+
+
+def best_first(queries: Longs, rows: Rows, similarities: Doubles) -> Longs:
+    """The order by query, then similarity from the largest, then row from the smallest."""
+    return np.lexsort((rows, -similarities, queries)).astype(np.int64, copy=False)
+
+
+def product_error(metric: Metric, dimension: int, max_norm: float, norms: Doubles) -> Doubles:
+    """How far a float32 similarity may be from the canonical one, for vectors of these norms.
+
+    The bound of a float32 inner product of length d in any order of summation (Higham,
+    Accuracy and Stability of Numerical Algorithms, section 3.1: d u |x| |q|, u = 2^-24), with
+    room for the rounding of the stored row, its norm and, for ``l2``, the two squares.
+    """
+    unit = (dimension + 16) * 2.0**-24
+    tiny = dimension * 2.0**-126
+    if metric == "l2":
+        return unit * 2.0 * (max_norm + norms) ** 2 + tiny
+    return unit * max_norm * norms + tiny

@@ -1,0 +1,93 @@
+"""Products with the rows of a segment, wherever these live."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from coresift.server.pool.arrays import Floats, Longs
+from coresift.server.pool.canonical import Metric
+from coresift.server.pool.segment import Segment
+from coresift.server.pool.widen import scratch, widen
+
+
+class Compute(Protocol):
+    """Products with the rows of a segment, wherever these live. All in slot order."""
+
+    block_bytes: int
+    """How much float32 a block should hold."""
+
+    def vectors(self, start: int, stop: int) -> Floats:
+        """Vectors of the slots [start, stop), float32 [m, d]."""
+        ...
+
+    def product(self, start: int, stop: int, matrix: Floats) -> Floats:
+        """Vectors times ``matrix`` [d, c]: float32 [m, c]."""
+        ...
+
+    def nearest(
+        self, start: int, stop: int, queries: Floats, k: int, floor: Floats, slack: Floats
+    ) -> tuple[Longs, Longs, Floats]:
+        """Pairs (query, slot, similarity) that may belong to the k nearest of a query.
+
+        Holds at least every pair whose similarity reaches the query's ``floor`` and the k-th
+        best of these slots less ``slack``.
+        """
+        ...
+
+
+class HostCompute:
+    """Blocked NumPy products over the mapped rows."""
+
+    block_bytes = 16 * 2**20
+
+    def __init__(self, segment: Segment, metric: Metric) -> None:
+        self._segment = segment
+        self._metric = metric
+
+    def vectors(self, start: int, stop: int) -> Floats:
+        vectors = widen(self._segment.stored[start:stop])
+        if self._segment.unit and self._segment.norms is not None:
+            vectors /= self._segment.norms[start:stop, None]
+        return vectors
+
+    def product(self, start: int, stop: int, matrix: Floats) -> Floats:
+        segment = self._segment
+        products: Floats = self._raw(start, stop) @ matrix
+        if segment.unit and segment.norms is not None:
+            products /= segment.norms[start:stop, None]
+        return products
+
+    def nearest(
+        self, start: int, stop: int, queries: Floats, k: int, floor: Floats, slack: Floats
+    ) -> tuple[Longs, Longs, Floats]:
+        similarities = self._similarities(start, stop, queries)
+        wanted = similarities >= floor[:, None]
+        slots = stop - start
+        if slots > k and np.count_nonzero(wanted) > 2 * k * len(queries):
+            kth = np.partition(similarities, slots - k, axis=1)[:, slots - k]
+            wanted = similarities >= np.maximum(floor, kth - slack)[:, None]
+        flat = np.flatnonzero(wanted)
+        query, slot = np.divmod(flat, slots)
+        return query, slot + start, similarities.ravel()[flat]
+
+    def _similarities(self, start: int, stop: int, queries: Floats) -> Floats:
+        segment = self._segment
+        similarities: Floats = queries @ self._raw(start, stop).T
+        if segment.norms is None:
+            return similarities
+        if self._metric == "l2":
+            similarities *= np.float32(2)
+            similarities -= np.square(segment.norms[start:stop])
+            similarities -= np.einsum("ij,ij->i", queries, queries)[:, None]
+        elif segment.unit:
+            similarities /= segment.norms[start:stop]
+        return similarities
+
+    def _raw(self, start: int, stop: int) -> Floats:
+        stored = self._segment.stored[start:stop]
+        if stored.dtype == np.float32:
+            return widen(stored)
+        out = scratch((len(stored), stored.shape[1]))
+        return widen(stored, out)

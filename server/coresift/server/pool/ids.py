@@ -1,0 +1,115 @@
+"""Row to id and id to row for millions of string ids, mapped from disk.
+
+Strings lie in Arrow's layout. Beside them lie their 64-bit hashes, sorted, with row numbers:
+an id is found by binary search and confirmed by its string. Opening costs no object per item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from coresift.server.errors import CoresiftError, Reason, StartError
+from coresift.server.pool import layout
+from coresift.server.pool.arrays import Bytes, Hashes, Longs, Rows
+from coresift.server.pool.segment import map_array
+from coresift.server.pool.strings import PADDING, from_layout, hash_strings, to_layout, to_numpy
+
+
+def write_ids(directory: Path, ids: pa.LargeStringArray) -> None:
+    """Write checked ids (no nulls, no duplicates) and their look-up."""
+    data, offsets = to_layout(ids)
+    hashes = hash_strings(data, offsets)
+    order = np.argsort(hashes, kind="stable")
+    data.tofile(directory / layout.ID_DATA)
+    offsets.tofile(directory / layout.ID_OFFSETS)
+    hashes[order].tofile(directory / layout.ID_HASHES)
+    order.astype(np.int32).tofile(directory / layout.ID_ORDER)
+
+
+class ItemIds:
+    """The ids of a pool's rows."""
+
+    def __init__(self, data: Bytes, offsets: Longs, hashes: Hashes, order: Rows) -> None:
+        self._offsets = offsets
+        self._hashes = hashes
+        self._order = order
+        self.strings = from_layout(data, offsets)
+        """All ids as an Arrow array over the mapped files."""
+
+    @classmethod
+    def open(cls, directory: Path, items: int) -> ItemIds:
+        """Map the files of ``items`` ids. StartError if they do not fit together."""
+        path = directory / layout.ID_DATA
+        data = map_array(path, np.uint8, (path.stat().st_size,))
+        offsets = map_array(directory / layout.ID_OFFSETS, np.int64, (items + 1,))
+        if offsets[0] != 0 or offsets[-1] != len(data) - PADDING:
+            raise StartError(f"{path} and {layout.ID_OFFSETS} do not fit: build the pool again")
+        hashes = map_array(directory / layout.ID_HASHES, np.uint64, (items,))
+        return cls(
+            data, offsets, hashes, map_array(directory / layout.ID_ORDER, np.int32, (items,))
+        )
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def rows_of(self, ids: Sequence[str]) -> Longs:
+        """Rows of item ids, int64 [n]; -1 where the pool has no such id."""
+        return self.rows_of_strings(_encode(ids))
+
+    def rows_of_strings(self, wanted: pa.LargeStringArray) -> Longs:
+        """As `rows_of`, for an Arrow array without nulls."""
+        hashes = hash_strings(*to_layout(wanted))
+        rows = np.full(len(wanted), -1, np.int64)
+        places = np.searchsorted(self._hashes, hashes)
+        open_ids = np.arange(len(wanted))
+        while len(open_ids):
+            within = places[open_ids] < len(self)
+            open_ids = open_ids[within]
+            open_ids = open_ids[self._hashes[places[open_ids]] == hashes[open_ids]]
+            found = self._order[places[open_ids]]
+            same = self._equal(found, wanted.take(pa.array(open_ids)))
+            rows[open_ids[same]] = found[same]
+            open_ids = open_ids[~same]  # another id of the same hash: look at the next
+            places[open_ids] += 1
+        return rows
+
+    def ids_of(self, rows: npt.NDArray[np.integer]) -> list[str]:
+        """Item ids of rows. IndexError for a row that does not exist."""
+        ids: list[Any] = self._take(rows).to_pylist()
+        return ids
+
+    def column(self, rows: npt.NDArray[np.integer]) -> tuple[bytes, bytes]:
+        """Item ids of rows in Arrow layout: UTF-8 data, int32 offsets (n + 1).
+
+        TOO_LARGE above 2 GiB of ids.
+        """
+        data, offsets = to_layout(self._take(rows))
+        if offsets[-1] > np.iinfo(np.int32).max:
+            raise CoresiftError(Reason.TOO_LARGE, "a column of ids holds at most 2 GiB")
+        return data[:-PADDING].tobytes(), offsets.astype(np.int32).tobytes()
+
+    def _take(self, rows: npt.NDArray[np.integer]) -> pa.LargeStringArray:
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+            raise IndexError(f"rows must be 0..{len(self) - 1}")
+        return self.strings.take(pa.array(rows))
+
+    def _equal(self, rows: Rows, wanted: pa.LargeStringArray) -> npt.NDArray[np.bool_]:
+        return to_numpy(pc.equal(self._take(rows), wanted))
+
+
+def _encode(ids: Sequence[str]) -> pa.LargeStringArray:
+    try:
+        return pa.array(ids, pa.large_string())
+    except UnicodeEncodeError:  # no pool holds a lone surrogate, nor the empty id
+        return pa.array([_or_empty(i) for i in ids], pa.large_string())
+
+
+def _or_empty(item_id: str) -> str:
+    return "" if any("\ud800" <= character <= "\udfff" for character in item_id) else item_id

@@ -1,0 +1,122 @@
+"""The vectors of a pool: fetch them, scan them in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from coresift.server.pool.arrays import Doubles, Floats, Longs, Rows
+from coresift.server.pool.canonical import Metric, pair_similarities, product_error
+from coresift.server.pool.compute import Compute
+from coresift.server.pool.device import compute_for
+from coresift.server.pool.failures import Cancelled
+from coresift.server.pool.segment import Segment
+
+T = TypeVar("T")
+
+Stop = Callable[[], bool]
+
+_PAIRS = 8192
+"""Vectors fetched at a time to re-score pairs."""
+
+
+class Block:
+    """Some rows of the pool, ascending, and what can be computed on them."""
+
+    def __init__(self, segment: Segment, compute: Compute, start: int, stop: int) -> None:
+        self._compute = compute
+        self._start = start
+        self._stop = stop
+        rows = segment.rows_at(start, stop)
+        self._order: Longs | None = None
+        if segment.maps is not None:
+            self._order = np.argsort(rows)
+            rows = rows[self._order]
+        self.rows: Rows = rows
+        """int32 [m], ascending."""
+
+    def product(self, matrix: Floats) -> Floats:
+        """The rows' vectors times a float32 [d, c] matrix: float32 [m, c].
+
+        Computed where the block lives; within `product_error` of the exact product.
+        """
+        return self._in_row_order(self._compute.product(self._start, self._stop, matrix))
+
+    def vectors(self) -> Floats:
+        """The rows' vectors, float32 [m, d], read-only: they may be the mapped rows themselves."""
+        vectors = self._in_row_order(self._compute.vectors(self._start, self._stop))
+        vectors.flags.writeable = False
+        return vectors
+
+    def _in_row_order(self, array: Floats) -> Floats:
+        return array if self._order is None else array[self._order]
+
+
+class VectorRows:
+    """The vectors of all segments, as the metric sees them."""
+
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        metric: Metric,
+        max_norm: float,
+        device: str = "cpu",
+    ) -> None:
+        self.segments = tuple(segments)
+        self.computes = tuple(compute_for(segment, metric, device) for segment in segments)
+        self.metric: Metric = metric
+        self.max_norm = max_norm
+        self.items = sum(segment.items for segment in segments)
+        self.dimension = int(segments[0].stored.shape[1])
+        self._firsts = np.array([segment.first for segment in segments])
+
+    def fetch(self, rows: npt.NDArray[Any]) -> Floats:
+        """Vectors of rows, float32 [n, d]. IndexError for a row that does not exist."""
+        if len(rows) and not (rows.min() >= 0 and rows.max() < self.items):
+            raise IndexError(f"rows must be 0..{self.items - 1}")
+        if len(self.segments) == 1:
+            return self.segments[0].take(rows)
+        vectors = np.empty((len(rows), self.dimension), np.float32)
+        owner = np.searchsorted(self._firsts, rows, side="right") - 1
+        for number, segment in enumerate(self.segments):
+            mine = np.flatnonzero(owner == number)
+            if len(mine):
+                vectors[mine] = segment.take(rows[mine] - segment.first)
+        return vectors
+
+    def scan(self, visit: Callable[[Block], T], *, stop: Stop | None = None) -> Iterator[T]:
+        """What ``visit`` makes of each block, in a fixed order. Cancelled once ``stop`` says so."""
+        for segment, compute in zip(self.segments, self.computes, strict=True):
+            for start, end in self.spans(segment.items, compute):
+                check(stop)
+                yield visit(Block(segment, compute, start, end))
+
+    def spans(self, items: int, compute: Compute) -> Iterator[tuple[int, int]]:
+        """Half-open blocks of ``items`` slots."""
+        step = max(64, compute.block_bytes // (4 * self.dimension))
+        for start in range(0, items, step):
+            yield start, min(items, start + step)
+
+    def similarities(self, rows: Rows, vectors: Floats, which: npt.NDArray[Any]) -> Doubles:
+        """Canonical similarities of pairs (rows[i], vectors[which[i]]), float64 [n]."""
+        result = np.empty(len(rows), np.float64)
+        for start in range(0, len(rows), _PAIRS):
+            end = start + _PAIRS
+            pairs = self.fetch(rows[start:end]), vectors[which[start:end]]
+            result[start:end] = pair_similarities(self.metric, *pairs)
+        return result
+
+    def error(self, vectors: Floats) -> Doubles:
+        """Bound on the error of a block's similarities to each vector, float64 [q]."""
+        wide = vectors.astype(np.float64)
+        norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+        return product_error(self.metric, self.dimension, self.max_norm, norms)
+
+
+def check(stop: Stop | None) -> None:
+    """Raise Cancelled if the caller is gone."""
+    if stop is not None and stop():
+        raise Cancelled

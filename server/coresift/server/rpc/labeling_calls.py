@@ -1,0 +1,273 @@
+"""Handlers of labeling: batches, labels and leases."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+import numpy as np
+
+from coresift.server.errors import CoresiftError, Reason, invalid
+from coresift.server.head import Task
+from coresift.server.pool.pool import Pool
+from coresift.server.rpc import checks, encode
+from coresift.server.rpc.services import Services
+from coresift.server.session.config import SessionConfig
+from coresift.server.session.labeling import Ask, Batch, check_distinct
+from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets
+from coresift.server.session.live import LiveSession
+from coresift.server.session.tokens import SALT_BYTES, is_lease_token, lease_token
+from coresift.server.state.store import RETRACTION, LabelWrite, Release
+from coresift.v1 import selection_pb2 as pb
+
+
+class LabelingCalls:
+    """NextBatch to ListLabels."""
+
+    services: Services
+
+    async def NextBatch(
+        self, request: pb.NextBatchRequest, context: object
+    ) -> pb.NextBatchResponse:
+        checks.name("session_id", request.session_id)
+        ask = Ask(
+            request=checks.request_of(request, request.request_id),
+            annotator=checks.annotator(request.annotator),
+            size=checks.count("size", request.size, checks.MAX_BATCH),
+            lease_ms=checks.lease_ms(request),
+            min_revision=request.min_revision if request.HasField("min_revision") else None,
+        )
+        services = self.services
+        batch = await services.on(
+            request.session_id, lambda live: services.labeling.next_batch(live, ask)
+        )
+        return _batch(batch, request.include_metadata)
+
+    async def AddLabels(
+        self, request: pb.AddLabelsRequest, context: object
+    ) -> pb.AddLabelsResponse:
+        identity = checks.request_of(request, request.request_id)
+        checks.name("session_id", request.session_id)
+        annotator = checks.annotator(request.annotator)
+        checks.count("labels", len(request.labels), checks.MAX_LABELS)
+
+        async def add(live: LiveSession) -> pb.AddLabelsResponse:
+            writes = _writes(live, annotator, request.labels)
+            done = await self.services.labeling.add_labels(live, identity, annotator, writes)
+            return pb.AddLabelsResponse(
+                basis=encode.basis(live.config, done.config_version, done.revision),
+                outcomes=[pb.LabelOutcome.ValueType(int(o)) for o in done.outcomes],
+            )
+
+        return await self.services.on(request.session_id, add)
+
+    async def RenewLeases(
+        self, request: pb.RenewLeasesRequest, context: object
+    ) -> pb.RenewLeasesResponse:
+        identity = checks.request_of(request, request.request_id)
+        checks.name("session_id", request.session_id)
+        annotator = checks.annotator(request.annotator)
+        checks.count("item_ids", len(request.item_ids), checks.MAX_LABELS, least=0)
+        lease_ms = checks.lease_ms(request)
+
+        async def renew(live: LiveSession) -> pb.RenewLeasesResponse:
+            rows = _distinct_rows(live.pool, request.item_ids)
+            done = await self.services.labeling.renew(live, identity, annotator, rows, lease_ms)
+            return pb.RenewLeasesResponse(
+                lease_deadline=encode.timestamp(done.deadline_ms),
+                renewed=_ids(live.pool, done.renewed),
+                lost=_ids(live.pool, done.lost),
+            )
+
+        return await self.services.on(request.session_id, renew)
+
+    async def ReleaseLeases(
+        self, request: pb.ReleaseLeasesRequest, context: object
+    ) -> pb.ReleaseLeasesResponse:
+        identity = checks.request_of(request, request.request_id)
+        checks.name("session_id", request.session_id)
+        annotator = checks.annotator(request.annotator)
+        checks.count("item_ids", len(request.item_ids), checks.MAX_LABELS)
+        reason = Release(checks.known("reason", request.reason, pb.ReleaseReason))
+
+        async def release(live: LiveSession) -> pb.ReleaseLeasesResponse:
+            rows = _distinct_rows(live.pool, request.item_ids)
+            ended = await self.services.labeling.release(live, identity, annotator, rows, reason)
+            return pb.ReleaseLeasesResponse(released=_ids(live.pool, ended))
+
+        return await self.services.on(request.session_id, release)
+
+    async def ListLeases(
+        self, request: pb.ListLeasesRequest, context: object
+    ) -> pb.ListLeasesResponse:
+        checks.name("session_id", request.session_id)
+        if request.annotator:
+            checks.annotator(request.annotator)
+        size = checks.page_size(request.page_size)
+        after = _lease_key(checks.page_after(request.page_token))
+
+        async def page(live: LiveSession) -> pb.ListLeasesResponse:
+            leases = await self.services.labeling.leases(live, request.annotator)
+            leases = [lease for lease in leases if (lease.row, lease.annotator) > after]
+            page, pool = leases[:size], live.pool
+            rows = [lease.row for lease in page]
+            item_ids = _ids(pool, rows)
+            metadata = _metadata(pool, rows, request.include_metadata)
+            answer = pb.ListLeasesResponse()
+            for lease, item_id, columns in zip(page, item_ids, metadata, strict=True):
+                token = b""
+                if request.annotator:
+                    salt = secrets.token_bytes(SALT_BYTES)
+                    token = lease_token(live.secret, salt, lease.row, lease.annotator)
+                answer.leases.add(
+                    item_id=item_id,
+                    annotator=lease.annotator,
+                    deadline=encode.timestamp(lease.deadline_ms),
+                    lease_token=token,
+                    metadata=columns,
+                )
+            if len(leases) > size:
+                answer.next_page_token = checks.page_token(f"{page[-1].row}:{page[-1].annotator}")
+            return answer
+
+        return await self.services.on(request.session_id, page)
+
+    async def ListLabels(
+        self, request: pb.ListLabelsRequest, context: object
+    ) -> AsyncIterator[pb.ListLabelsResponse]:
+        checks.name("session_id", request.session_id)
+        end = request.end_revision if request.HasField("end_revision") else None
+        if end is not None and end < request.start_revision:
+            raise invalid("end_revision", f"must be at least start_revision, got {end}")
+
+        async def open_log(live: LiveSession) -> LiveSession:
+            await self.services.labeling.check_range(live, request.start_revision, end)
+            return live
+
+        live = await self.services.on(request.session_id, open_log)
+        async for entry in self.services.labeling.labels(live, request.start_revision, end):
+            answer = pb.ListLabelsResponse(
+                basis=encode.basis(live.config, live.view.config_version, entry.position)
+            )
+            for item_id, value, outcome in zip(
+                entry.item_ids, entry.values, entry.outcomes, strict=True
+            ):
+                answer.labels.add(
+                    revision=entry.position,
+                    annotator=entry.annotator,
+                    label=encode.label(live.config, item_id, value),
+                    outcome=pb.LabelOutcome.ValueType(outcome),
+                    time=encode.timestamp(entry.time_ms),
+                )
+            yield answer
+
+
+def _batch(batch: Batch, include_metadata: bool) -> pb.NextBatchResponse:
+    pool, config = batch.live.pool, batch.live.config
+    rows = [pick.row for pick in batch.picks]
+    answer = pb.NextBatchResponse(
+        basis=encode.basis(config, batch.config_version, batch.revision, batch.head_version),
+        phase=pb.Phase.Value(f"PHASE_{batch.phase}"),
+    )
+    for pick, item_id, columns in zip(
+        batch.picks, _ids(pool, rows), _metadata(pool, rows, include_metadata), strict=True
+    ):
+        answer.picks.add(
+            item_id=item_id,
+            score=pick.score,
+            predicted_class=encode.class_name(config, pick.predicted),
+            reason=pb.PickReason.ValueType(int(pick.reason)),
+            lease_token=pick.token,
+            metadata=columns,
+        )
+    if batch.deadline_ms is not None:
+        answer.lease_deadline.CopyFrom(encode.timestamp(batch.deadline_ms))
+    if batch.next_available_ms is not None:
+        answer.next_available_time.CopyFrom(encode.timestamp(batch.next_available_ms))
+    return answer
+
+
+def _writes(live: LiveSession, annotator: str, labels: Sequence[pb.Label]) -> list[LabelWrite]:
+    """Checked labels. CONFLICTING_LABELS, UNKNOWN_CLASS, LEASE_TOKEN_FOREIGN."""
+    config = live.config
+    numbers = {name: i for i, name in enumerate(config.classes)}
+    rows = checks.rows(live.pool, "labels.item_id", [label.item_id for label in labels])
+    first: dict[int, bytes] = {}
+    writes = []
+    for i, (label, row) in enumerate(zip(labels, rows.tolist(), strict=True)):
+        value = _value(f"labels[{i}]", config, numbers, label)
+        if first.setdefault(row, value) != value:
+            raise CoresiftError(
+                Reason.CONFLICTING_LABELS,
+                f"labels[{i}]: item {label.item_id!r} stands twice with different labels",
+                field=f"labels[{i}]",
+                item_id=label.item_id,
+            )
+        if label.lease_token and not is_lease_token(label.lease_token, live.secret, row, annotator):
+            raise CoresiftError(
+                Reason.LEASE_TOKEN_FOREIGN,
+                f"labels[{i}].lease_token was not made for this session, item and annotator",
+                field=f"labels[{i}].lease_token",
+            )
+        writes.append(LabelWrite(row, label.item_id, value, bool(label.lease_token)))
+    return writes
+
+
+def _value(field: str, config: SessionConfig, numbers: Mapping[str, int], label: pb.Label) -> bytes:
+    kind = label.WhichOneof("value")
+    if kind is None:
+        raise invalid(f"{field}.value", "is required: class_name, classes, unsure or retraction")
+    if kind == "unsure":
+        return UNSURE
+    if kind == "retraction":
+        return RETRACTION
+    wanted = "classes" if config.task is Task.MULTILABEL else "class_name"
+    if kind != wanted:
+        raise invalid(f"{field}.{kind}", f"does not fit the task; use {wanted}")
+    if kind == "class_name":
+        return pack_class(_number(f"{field}.class_name", numbers, label.class_name))
+    present, absent = (
+        {_number(f"{field}.classes.{side}", numbers, name) for name in names}
+        for side, names in (("present", label.classes.present), ("absent", label.classes.absent))
+    )
+    if not present and not absent:
+        raise invalid(f"{field}.classes", "must name at least one class present or absent")
+    if present & absent:
+        both = config.classes[min(present & absent)]
+        raise invalid(f"{field}.classes", f"calls {both!r} both present and absent")
+    return pack_sets(ClassSets(tuple(sorted(present)), tuple(sorted(absent))))
+
+
+def _number(field: str, numbers: Mapping[str, int], name: str) -> int:
+    if name not in numbers:
+        raise CoresiftError(
+            Reason.UNKNOWN_CLASS, f"{field}: the session has no class {name!r}", field=field
+        )
+    return numbers[name]
+
+
+def _distinct_rows(pool: Pool, item_ids: Sequence[str]) -> list[int]:
+    rows: list[int] = checks.rows(pool, "item_ids", item_ids).tolist()
+    check_distinct("item_ids", rows)
+    return rows
+
+
+def _ids(pool: Pool, rows: Sequence[int]) -> list[str]:
+    return pool.ids.ids_of(np.array(rows, np.int32)) if rows else []
+
+
+def _metadata(pool: Pool, rows: Sequence[int], included: bool) -> list[dict[str, str]]:
+    if not included or not rows:
+        return [{} for _ in rows]
+    return pool.metadata(np.array(rows, np.int32))
+
+
+def _lease_key(key: str) -> tuple[int, str]:
+    if not key:
+        return -1, ""
+    row, _, annotator = key.partition(":")
+    if not row.isdigit():
+        raise CoresiftError(
+            Reason.INVALID_PAGE_TOKEN, "page_token was not made by this list", field="page_token"
+        )
+    return int(row), annotator

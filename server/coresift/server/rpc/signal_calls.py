@@ -1,0 +1,80 @@
+"""Handlers of uploaded signals."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from coresift.server.errors import CoresiftError, Reason, invalid
+from coresift.server.rpc import checks, encode
+from coresift.server.rpc.services import Services
+from coresift.server.session.signals import SignalHeader, SignalKind, Upload
+from coresift.v1 import selection_pb2 as pb
+
+
+class SignalCalls:
+    """PutSignals, ListSignals and DeleteSignals."""
+
+    services: Services
+
+    async def PutSignals(
+        self, request_iterator: AsyncIterator[pb.PutSignalsRequest], context: object
+    ) -> pb.PutSignalsResponse:
+        signals, upload, header = self.services.signals, None, None
+        async for part in request_iterator:
+            if part.WhichOneof("part") == "header":
+                if header is not None:
+                    raise CoresiftError(Reason.INVALID_SIGNAL, "a second header")
+                header = _header(part.header)
+                pool = signals.pool(header)
+                upload = Upload(header, pool)
+            elif upload is None:
+                raise CoresiftError(Reason.INVALID_SIGNAL, "the first message must be the header")
+            else:
+                column = part.chunk.item_ids
+                ids = checks.strings("chunk.item_ids", column)
+                await signals.take(upload, ids, (column.data, column.offsets), part.chunk.values)
+        if header is None or upload is None:
+            raise CoresiftError(Reason.INVALID_SIGNAL, "nothing was uploaded")
+        signal = await signals.store(header, pool, upload)
+        return pb.PutSignalsResponse(signal=encode.signal(signal))
+
+    async def ListSignals(
+        self, request: pb.ListSignalsRequest, context: object
+    ) -> pb.ListSignalsResponse:
+        size = checks.page_size(request.page_size)
+        after = checks.page_after(request.page_token)
+        signals = await self.services.signals.page(request.pool, after, size + 1)
+        return pb.ListSignalsResponse(
+            signals=[encode.signal(signal) for signal in signals[:size]],
+            next_page_token=(
+                checks.page_token(signals[size - 1].name) if len(signals) > size else ""
+            ),
+        )
+
+    async def DeleteSignals(
+        self, request: pb.DeleteSignalsRequest, context: object
+    ) -> pb.DeleteSignalsResponse:
+        identity = checks.request_of(request, request.request_id)
+        checks.signal_name("name", request.name)
+        await self.services.signals.delete(request.pool, request.name, identity)
+        return pb.DeleteSignalsResponse()
+
+
+def _header(given: pb.SignalHeader) -> SignalHeader:
+    checks.name("header.request_id", given.request_id)
+    columns = tuple(given.columns)
+    if not 1 <= len(columns) <= 1_000:
+        raise invalid("header.columns", f"must hold 1..1000 names, got {len(columns)}")
+    if len(set(columns)) != len(columns) or not all(columns):
+        raise invalid("header.columns", "must be distinct and not empty")
+    if len(given.sha256) != 32:
+        raise invalid("header.sha256", f"must have 32 bytes, got {len(given.sha256)}")
+    return SignalHeader(
+        name=checks.signal_name("header.name", given.name),
+        pool=given.pool,
+        pool_version=given.pool_version,
+        kind=SignalKind(checks.known("header.kind", given.kind, pb.SignalKind)),
+        columns=columns,
+        count=given.count,
+        sha256=given.sha256,
+    )

@@ -1,0 +1,143 @@
+"""The canonical top of many candidates: a fast float32 pass proposes, float64 decides.
+
+Fast scores may be off by a proven bound. Everything within twice that bound of the last place
+is scored again row by row in float64 and sorted by (score, row), so that the result is that of
+a full float64 scan, whatever the order, blocking or number of threads of the fast pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from coresift.server.head import Head, Task
+from coresift.server.selection.strategies import Strategy
+
+Rows = npt.NDArray[np.int32]
+Float32s = npt.NDArray[np.float32]
+Float64s = npt.NDArray[np.float64]
+
+EPS32 = float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Rows in canonical order with their scores and predicted classes.
+
+    Attributes:
+        rows: int32 [n].
+        scores: float64 [n].
+        predicted: int16 [n]; the most probable class (binary: 0 or 1), -1 without a head.
+        complete: no candidate is missing.
+    """
+
+    rows: Rows
+    scores: Float64s
+    predicted: npt.NDArray[np.int16]
+    complete: bool
+
+
+def fast_weights(head: Head) -> tuple[Float32s, Float32s]:
+    """float32 weights [d, K'] and bias [K'] of the fitted columns."""
+    return (
+        np.ascontiguousarray(head.weights[head.fitted].T, np.float32),
+        head.bias[head.fitted].astype(np.float32),
+    )
+
+
+def logit_error(head: Head, max_norm: float) -> float:
+    """A bound of the error of a float32 logit: gamma_d |x| |w| for any order of summation."""
+    weights, bias = head.weights[head.fitted], head.bias[head.fitted]
+    size = max_norm * float(np.linalg.norm(weights, axis=1).max()) + float(np.abs(bias).max())
+    return float((weights.shape[1] + 16) * EPS32 * size)
+
+
+def top(
+    strategy: Strategy,
+    head: Head | None,
+    blocks: Iterable[tuple[Rows, Float32s]],
+    fetch: Callable[[Rows], Float32s],
+    excluded: Rows,
+    depth: int,
+    max_norm: float,
+) -> Scored:
+    """The best ``depth`` candidates (or all) in canonical order.
+
+    Args:
+        head: None only for strategies that need none.
+        blocks: rows int32 [m] and their fast logits float32 [m, K'] ([m, 0] without head).
+        fetch: vectors float32 [n, d] of rows.
+        excluded: ascending rows that may not be chosen.
+        max_norm: largest norm of a row, for the error bound.
+    """
+    bound = 0.0
+    if head is not None and strategy.needs_head:
+        classes = int(head.fitted.sum())
+        # The score's own arithmetic in float32 adds a few roundings of numbers of size log K.
+        bound = strategy.error(logit_error(head, max_norm), classes)
+        bound += 64 * EPS32 * (1 + np.log(1 + classes))
+    kept_rows: list[Rows] = []
+    kept_scores: list[npt.NDArray[np.floating]] = []
+    threshold, held, seen = -np.inf, 0, 0
+    for rows, logits in blocks:
+        scores = strategy.score(rows, logits)
+        near = np.flatnonzero(scores >= threshold - 2 * bound)
+        near = near[~_contains(excluded, rows[near])]
+        kept_rows.append(rows[near])
+        kept_scores.append(scores[near])
+        seen += len(rows)
+        held += len(near)
+        if held > 4 * depth + 4096:
+            rows_so_far, scores_so_far = np.concatenate(kept_rows), np.concatenate(kept_scores)
+            threshold = float(np.partition(scores_so_far, held - depth)[held - depth])
+            near = np.flatnonzero(scores_so_far >= threshold - 2 * bound)
+            kept_rows, kept_scores = [rows_so_far[near]], [scores_so_far[near]]
+            held = len(near)
+    candidates = np.concatenate(kept_rows) if kept_rows else np.empty(0, np.int32)
+    complete = threshold == -np.inf
+    if len(candidates) > depth:
+        fast = np.concatenate(kept_scores)
+        cut = np.partition(fast, len(fast) - depth)[len(fast) - depth]
+        candidates = candidates[fast >= cut - 2 * bound]
+        complete = complete and len(candidates) == len(fast)
+    scored = canonical(strategy, head, candidates, fetch)
+    if complete:
+        return scored
+    return Scored(scored.rows[:depth], scored.scores[:depth], scored.predicted[:depth], False)
+
+
+def canonical(
+    strategy: Strategy,
+    head: Head | None,
+    rows: Rows,
+    fetch: Callable[[Rows], Float32s],
+) -> Scored:
+    """All ``rows`` scored in float64 and sorted by decreasing score, then row."""
+    if head is None:
+        logits = np.empty((len(rows), 0))
+        predicted = np.full(len(rows), -1, np.int16)
+    else:
+        full = head.logits(fetch(rows))
+        logits = full[:, head.fitted]
+        predicted = predicted_classes(head, full)
+    scores = strategy.score(rows, logits).astype(np.float64)
+    order = np.lexsort((rows, -scores))
+    return Scored(rows[order], scores[order], predicted[order], True)
+
+
+def predicted_classes(head: Head, logits: Float64s) -> npt.NDArray[np.int16]:
+    """Most probable class of each row, int16 [n]; binary: 1 where the log-odds are positive."""
+    if logits.shape[1] == 1 and head.task is Task.BINARY:
+        return (logits[:, 0] > 0).astype(np.int16)
+    return np.asarray(logits.argmax(axis=1), np.int16)
+
+
+def _contains(ascending: Rows, rows: Rows) -> npt.NDArray[np.bool_]:
+    """Which of ``rows`` stand in ``ascending``."""
+    if not len(ascending):
+        return np.zeros(len(rows), np.bool_)
+    place = np.searchsorted(ascending, rows)
+    return np.asarray(ascending[np.minimum(place, len(ascending) - 1)] == rows)

@@ -1,0 +1,427 @@
+"""Core-set jobs: a job is a resource that streams attach to, on any replica.
+
+Two documents describe a job. ``jobs/<id>`` says what it is and, at the end, where its result
+lies; it is kept for 24 h. ``owners/<id>`` is the owner's heartbeat with its progress; when it
+lapses, the next attacher becomes the owner and starts the job again from the seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import asdict, dataclass, field
+from threading import Event
+from typing import Any
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+import psutil
+import pyarrow as pa
+
+from coresift.server.artifacts import Artifacts
+from coresift.server.coreset.methods import METHODS
+from coresift.server.coreset.selection import Request as Selecting
+from coresift.server.coreset.selection import Selection
+from coresift.server.errors import CoresiftError, Reason, invalid
+from coresift.server.head import Head
+from coresift.server.metrics import Metrics
+from coresift.server.pool.failures import Cancelled
+from coresift.server.pool.pool import Pool
+from coresift.server.session.live import LiveSessions, head_of
+from coresift.server.session.pools import Pools
+from coresift.server.session.workers import Workers
+from coresift.server.state.store import ANSWER_MS, Request, Store
+
+Rows = npt.NDArray[np.int32]
+
+HEARTBEAT_S = 1.0
+OWNER_TTL_MS = 8_000
+POLL_S = 0.5
+"""How often a stream says something, and looks at a job of another replica."""
+BYTES_PER_SECOND = 4e9
+"""Of a pass over a pool, for estimates: what one memory channel sustains."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """A ScoreCoreset as it was asked; ``pool`` or ``session_id`` is empty."""
+
+    request: Request
+    pool: str
+    session_id: str
+    method: str
+    budget: int
+    seed: int
+    start_item_ids: tuple[str, ...]
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """A job as asked for, with what it was planned on."""
+
+    job_id: str
+    digest: bytes
+    pool: str
+    pool_version: str
+    method: str
+    budget: int
+    seed: int
+    grace_s: float
+    config_version: int
+    revision: int
+    head_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A job with what it works on, and what it will probably take."""
+
+    spec: JobSpec
+    pool: Pool
+    head: Head | None
+    start: Rows
+    expected_s: float
+    expected_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a job ended well."""
+
+    count: int
+    covering_radius: float | None
+    seconds: dict[str, float]
+    uri: str
+    content_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a job is: the phase and its share, 0..1."""
+
+    phase: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished job: its summary and the table (item_id, rank, score, weight)."""
+
+    summary: Summary
+    table: pa.Table
+
+
+@dataclass(slots=True)
+class _Job:
+    """A job that runs on this replica."""
+
+    spec: JobSpec
+    stop: Event = field(default_factory=Event)
+    progress: Progress = field(default_factory=lambda: Progress("queued", 0.0))
+    attached: int = 0
+    detached_at: float = 0.0
+    cancelled: bool = False
+    task: asyncio.Task[None] | None = None
+
+
+class CoresetJobs:
+    """The core-set calls. Numerics run on workers of their own, so that labeling never waits."""
+
+    def __init__(
+        self,
+        pools: Pools,
+        sessions: LiveSessions,
+        store: Store,
+        artifacts: Artifacts,
+        workers: Workers,
+        metrics: Metrics,
+    ) -> None:
+        self._pools, self._sessions, self._store = pools, sessions, store
+        self._artifacts, self._workers, self._metrics = artifacts, workers, metrics
+        self._owner = secrets.token_hex(8)
+        self._jobs: dict[str, _Job] = {}
+
+    async def plan(self, ordered: Ordered) -> Plan:
+        """Check what was asked and resolve it. Asked again, the plan is that of the first time.
+
+        Raises:
+            CoresiftError: UNKNOWN_METHOD, INVALID_FIELD, POOL_NOT_FOUND, SESSION_NOT_FOUND,
+                ITEM_NOT_FOUND, HEAD_NOT_FITTED, TOO_LARGE, REQUEST_ID_REUSED, JOB_CANCELLED.
+        """
+        job_id, method = ordered.request.request_id, METHODS.get(ordered.method)
+        if method is None:
+            raise CoresiftError(
+                Reason.UNKNOWN_METHOD,
+                f"no core-set method {ordered.method!r}; valid are {', '.join(METHODS)}",
+                field="method",
+                valid=",".join(METHODS),
+            )
+        before = await self._known(job_id, ordered.request.digest)
+        if not ordered.session_id and method.needs_head:
+            raise invalid("session_id", f"is required: {ordered.method} needs a session's head")
+        if ordered.session_id:
+            live = await self._sessions.open(ordered.session_id)
+            state = await live.fitted(time.monotonic())
+            head = head_of(state) if method.needs_head else None
+            pool, snapshot = live.pool, state.snapshot
+            basis = (snapshot.config_version, snapshot.revision, state.version if head else "")
+        else:
+            pool, head, basis = self._pools.find(ordered.pool), None, (0, 0, "")
+        start = _start_rows(pool, ordered)
+        items = pool.manifest.items
+        if not 1 <= ordered.budget <= items - len(start):
+            raise invalid("budget", f"must be 1..{items - len(start)}, got {ordered.budget}")
+        passes, extra = method.cost(items, pool.manifest.dimension, ordered.budget)
+        available = psutil.virtual_memory().available
+        if extra > available:
+            raise CoresiftError(
+                Reason.TOO_LARGE,
+                f"{ordered.method} needs {extra / 1e9:.1f} GB, {available / 1e9:.1f} GB are free",
+                needed_bytes=f"{extra:.0f}",
+            )
+        spec = before or JobSpec(
+            job_id,
+            ordered.request.digest,
+            pool.manifest.name,
+            pool.manifest.version,
+            ordered.method,
+            ordered.budget,
+            ordered.seed,
+            ordered.grace_s,
+            *basis,
+        )
+        expected_s = 0.05 + passes * pool.nbytes() / BYTES_PER_SECOND
+        return Plan(spec, pool, head, start, expected_s, int(extra))
+
+    async def _known(self, job_id: str, digest: bytes) -> JobSpec | None:
+        document = await self._store.get_document("jobs", job_id)
+        if document is None:
+            return None
+        spec, status = _read(document)
+        if spec.digest != digest:
+            raise CoresiftError(
+                Reason.REQUEST_ID_REUSED,
+                f"job {job_id!r} was asked for with other parameters",
+                field="request_id",
+            )
+        if status == "cancelled":
+            raise _cancelled(job_id)
+        return spec
+
+    async def attach(self, plan: Plan) -> AsyncGenerator[Progress | Result]:
+        """Start the job or join it: progress at least every half second, then the result."""
+        spec = plan.spec
+        document = _write(spec, "running", None)
+        await self._store.put_document(
+            "jobs", spec.job_id, document, replaces=None, ttl_ms=ANSWER_MS
+        )
+        while True:
+            result = await self._finished(spec.job_id)
+            if result is not None:
+                yield result
+                return
+            job = self._jobs.get(spec.job_id) or await self._own(plan)
+            if job is None:
+                yield await self._remote_progress(spec.job_id)
+                await asyncio.sleep(POLL_S)
+                continue
+            async for progress in self._follow(job):
+                yield progress
+
+    async def _follow(self, job: _Job) -> AsyncIterator[Progress]:
+        """Progress of a job of this replica until it ends; raises what it raised."""
+        assert job.task is not None  # noqa: S101 - set before the job is listed
+        job.attached += 1
+        try:
+            while not job.task.done():
+                yield job.progress
+                await asyncio.wait([job.task], timeout=POLL_S)
+            job.task.result()
+        finally:
+            job.attached -= 1
+            job.detached_at = time.monotonic()
+
+    async def _finished(self, job_id: str) -> Result | None:
+        document = await self._store.get_document("jobs", job_id)
+        if document is None:
+            raise CoresiftError(Reason.JOB_NOT_FOUND, f"job {job_id!r} is gone")
+        _, status = _read(document)
+        if status == "cancelled":
+            raise _cancelled(job_id)
+        if status == "running":
+            return None
+        summary = Summary(**msgpack.unpackb(document)["summary"])
+        table = await self._workers.run(
+            lambda: self._artifacts.get("coresets", summary.content_hash)
+        )
+        return Result(summary, table)
+
+    async def _remote_progress(self, job_id: str) -> Progress:
+        owner = await self._store.get_document("owners", job_id)
+        if not owner:
+            return Progress("queued", 0.0)
+        _, phase, share = msgpack.unpackb(owner)
+        return Progress(phase, share)
+
+    async def _own(self, plan: Plan) -> _Job | None:
+        """Become the owner and start the job; None if another replica owns it."""
+        spec = plan.spec
+        job = _Job(spec)
+        heartbeat = self._heartbeat(job)
+        there = await self._store.put_document(
+            "owners", spec.job_id, heartbeat, replaces=None, ttl_ms=OWNER_TTL_MS
+        )
+        if there is not None:
+            return self._jobs.get(spec.job_id)
+        job.task = self._workers.spawn(self._run(job, heartbeat, plan))
+        job.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self._jobs[spec.job_id] = job
+        return job
+
+    def _heartbeat(self, job: _Job) -> bytes:
+        return bytes(msgpack.packb([self._owner, job.progress.phase, job.progress.share]))
+
+    async def _run(self, job: _Job, heartbeat: bytes, plan: Plan) -> None:
+        spec, end = job.spec, "failed"
+        watch = asyncio.create_task(self._keep(job, heartbeat))
+        try:
+            table, selection, seconds = await self._workers.run(lambda: _select(job, plan))
+            job.progress = Progress("store", 0.0)
+            began = time.perf_counter()
+            artifact = await self._workers.run(lambda: self._artifacts.put("coresets", table))
+            seconds["store"] = time.perf_counter() - began
+            summary = Summary(
+                len(selection.rows),
+                selection.covering_radius,
+                seconds,
+                artifact.uri,
+                artifact.content_hash,
+            )
+            await self._end(spec, "finished", summary)
+            end = "finished"
+        except Cancelled:
+            end = "cancelled" if job.cancelled else "abandoned"
+            if job.cancelled:
+                await self._end(spec, "cancelled", None)
+                raise _cancelled(spec.job_id) from None
+            await self._store.delete_document("jobs", spec.job_id)
+        finally:
+            watch.cancel()
+            self._jobs.pop(spec.job_id, None)
+            self._metrics.coreset_jobs.labels(spec.method, end).inc()
+            await self._store.delete_document("owners", spec.job_id)
+
+    async def _keep(self, job: _Job, heartbeat: bytes) -> None:
+        """Renew ownership; stop the job when nobody is attached, or another replica cancelled."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            lonely = time.monotonic() - job.detached_at > job.spec.grace_s
+            if not job.attached and job.detached_at and lonely:
+                job.stop.set()
+            try:
+                fresh = self._heartbeat(job)
+                there = await self._store.put_document(
+                    "owners", job.spec.job_id, fresh, replaces=heartbeat, ttl_ms=OWNER_TTL_MS
+                )
+                heartbeat = fresh if there is None else heartbeat
+                document = await self._store.get_document("jobs", job.spec.job_id)
+            except CoresiftError:
+                continue  # the store is away: the work goes on, ownership lapses at worst
+            if document is not None and _read(document)[1] == "cancelled":
+                job.cancelled = True
+                job.stop.set()
+
+    async def cancel(self, job_id: str) -> bool:
+        """Stop a job wherever it runs; False if it had ended. JOB_NOT_FOUND."""
+        document = await self._store.get_document("jobs", job_id)
+        if document is None:
+            raise CoresiftError(Reason.JOB_NOT_FOUND, f"no core-set job {job_id!r}", field="job_id")
+        spec, status = _read(document)
+        if status != "running":
+            return status == "cancelled"
+        ended = await self._store.put_document(
+            "jobs", job_id, _write(spec, "cancelled", None), replaces=document, ttl_ms=ANSWER_MS
+        )
+        if ended is not None:
+            return False  # it ended at this very moment
+        if (job := self._jobs.get(job_id)) is not None:
+            job.cancelled = True
+            job.stop.set()
+        return True
+
+    async def _end(self, spec: JobSpec, status: str, summary: Summary | None) -> None:
+        running = await self._store.get_document("jobs", spec.job_id)
+        if running is not None and _read(running)[1] == "running":
+            await self._store.put_document(
+                "jobs",
+                spec.job_id,
+                _write(spec, status, summary),
+                replaces=running,
+                ttl_ms=ANSWER_MS,
+            )
+
+    async def stop(self) -> None:
+        """Stop every job of this replica: the next attacher starts it again elsewhere."""
+        for job in list(self._jobs.values()):
+            job.stop.set()
+
+
+def _select(job: _Job, plan: Plan) -> tuple[pa.Table, Selection, dict[str, float]]:
+    spec, pool = plan.spec, plan.pool
+
+    def report(share: float) -> None:
+        job.progress = Progress("select", share)
+
+    report(0.0)
+    began = time.perf_counter()
+    request = Selecting(spec.budget, spec.seed, plan.head, plan.start, report, job.stop.is_set)
+    selection = METHODS[spec.method].select(pool, request)
+    seconds = {"select": time.perf_counter() - began}
+    data, offsets = pool.ids.column(selection.rows)
+    ids = pa.StringArray.from_buffers(
+        len(selection.rows), pa.py_buffer(offsets), pa.py_buffer(data)
+    )
+    columns: dict[str, Any] = {
+        "item_id": ids,
+        "rank": np.arange(len(selection.rows), dtype=np.uint32),
+        "score": selection.scores,
+    }
+    if selection.weights is not None:
+        columns["weight"] = selection.weights
+    return pa.table(columns), selection, seconds
+
+
+def _start_rows(pool: Pool, ordered: Ordered) -> Rows:
+    """Rows of the given start items, ascending."""
+    if ordered.start_item_ids and ordered.method != "k_center":
+        raise invalid("start_item_ids", f"has no meaning for {ordered.method}")
+    rows = pool.ids.rows_of(ordered.start_item_ids)
+    if (missing := np.flatnonzero(rows < 0)).size:
+        item_id = ordered.start_item_ids[int(missing[0])]
+        raise CoresiftError(
+            Reason.ITEM_NOT_FOUND,
+            f"no item {item_id!r} in pool {pool.manifest.name!r}",
+            field=f"start_item_ids[{int(missing[0])}]",
+            item_id=item_id,
+        )
+    return np.unique(rows).astype(np.int32)
+
+
+def _write(spec: JobSpec, status: str, summary: Summary | None) -> bytes:
+    content = {"spec": asdict(spec), "status": status}
+    if summary is not None:
+        content["summary"] = asdict(summary)
+    return bytes(msgpack.packb(content))
+
+
+def _read(document: bytes) -> tuple[JobSpec, str]:
+    content = msgpack.unpackb(document)
+    return JobSpec(**content["spec"]), content["status"]
+
+
+def _cancelled(job_id: str) -> CoresiftError:
+    return CoresiftError(Reason.JOB_CANCELLED, f"job {job_id!r} was cancelled")

@@ -1,0 +1,245 @@
+"""Live sessions: a replica's views with their heads and rankings, caught up with the log."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from coresift.server.errors import CoresiftError, Reason
+from coresift.server.head import Head
+from coresift.server.metrics import Metrics
+from coresift.server.pool.pool import Pool
+from coresift.server.session.config import SessionConfig
+from coresift.server.session.neighbourhood import Neighbourhood
+from coresift.server.session.pools import Pools
+from coresift.server.session.ranking import HeadState, Ranking, Snapshot, fit_head, rank
+from coresift.server.session.view import View
+from coresift.server.session.workers import Workers
+from coresift.server.state.entries import Entry, ExpiryEntry
+from coresift.server.state.store import SessionRecord, Store
+
+Rows = npt.NDArray[np.int32]
+
+LOG_PAGE = 2_000
+"""Log entries read at a time."""
+CACHED_SESSIONS = 1_000
+FIRST_DEPTH = 2_000
+"""Rows of a first ranking; deeper ones are made when these are used up."""
+
+
+class LiveSession:
+    """One session on this replica. Made and used on the event loop only."""
+
+    def __init__(
+        self, record: SessionRecord, pools: Pools, store: Store, workers: Workers, metrics: Metrics
+    ) -> None:
+        self.session_id, self.uid, self.secret = record.session_id, record.uid, record.secret
+        self.claiming = asyncio.Lock()
+        self._pools, self._store, self._workers = pools, store, workers
+        self._metrics = metrics
+        self._refreshing = asyncio.Lock()
+        self._first_record = record
+        self._forget()
+
+    def _forget(self) -> None:
+        record = self._first_record
+        # The configuration of the record may be newer than the log's start: entries overwrite it.
+        self.view = View(SessionConfig.from_settings(record.settings), record.config_version)
+        self.ranking: Ranking | None = None
+        self.head_state: HeadState | None = None
+        self._neighbourhood: Neighbourhood | None = None
+        self._candidates: tuple[int, Rows] = (0, np.empty(0, np.int32))
+        self._synced_at = -np.inf
+
+    @property
+    def config(self) -> SessionConfig:
+        """The configuration as of the view."""
+        return self.view.config
+
+    @property
+    def pool(self) -> Pool:
+        """The pool version that the session works on."""
+        return self._pools.of_session(self.config.pool, self.config.pool_version)
+
+    @property
+    def neighbourhood(self) -> Neighbourhood | None:
+        """Neighbours under the current configuration; None where candidates are all items."""
+        k, pool = self.config.seals_k, self.pool
+        if k is None:
+            return None
+        current = self._neighbourhood
+        wanted = min(k, pool.manifest.items - 1)
+        if current is None or current.pool is not pool or current.k != wanted:
+            current = self._neighbourhood = Neighbourhood(
+                self.uid, pool, k, self._store, self._workers, self._metrics
+            )
+            self._candidates = (0, np.empty(0, np.int32))
+        return current
+
+    def apply(self, entries: Iterable[Entry], seen_at: float) -> None:
+        """Apply entries that the store returned to a call begun at ``seen_at``."""
+        entries = tuple(entries)
+        self.view.apply(entries)
+        self._synced_at = max(self._synced_at, seen_at)
+        expired = sum(len(e.leases) for e in entries if isinstance(e, ExpiryEntry))
+        if expired:
+            self._metrics.leases.labels("expired").inc(expired)
+
+    def synced_since(self, began: float) -> bool:
+        """Whether the view holds everything acknowledged before ``began``."""
+        return self._synced_at >= began
+
+    def rewound(self) -> None:
+        """The log was rewound by a failover: drop what was built from it."""
+        self._metrics.log_rewinds.inc()
+        self._forget()
+
+    async def sync(self, began: float) -> None:
+        """Make the view include everything acknowledged before ``began`` (monotonic seconds)."""
+        while self._synced_at < began:
+            seen_at = time.monotonic()
+            with self._metrics.stage("catch_up"):
+                read = await self._store.log(self.uid, self.view.position, LOG_PAGE)
+            record, revision = read.record, self.view.revision
+            behind_itself = record.position < self.view.position
+            if behind_itself or (record.revision == revision and record.nonce != self.view.nonce):
+                self.rewound()
+                continue
+            self.view.apply(read.entries)
+            if self.view.position >= record.position:
+                self.apply((), seen_at)
+                self._adopt(read.head)
+
+    def _adopt(self, packed: bytes | None) -> None:
+        """Use the head that another replica published for the view's revision."""
+        state = self.head_state
+        if packed is not None and (state is None or not self._current(state.snapshot)):
+            self.head_state = HeadState(Snapshot.of(self.view), Head.unpack(packed))
+
+    def _current(self, snapshot: Snapshot) -> bool:
+        view = self.view
+        return (snapshot.revision, snapshot.nonce, snapshot.config_version) == (
+            view.revision,
+            view.nonce,
+            view.config_version,
+        )
+
+    async def fitted(self, began: float) -> HeadState:
+        """The head of every label acknowledged before ``began``; concurrent callers share fits."""
+        async with self._refreshing:
+            return await self._fitted(began)
+
+    async def _fitted(self, began: float) -> HeadState:
+        await self.sync(began)
+        state = self.head_state
+        if state is None or not self._current(state.snapshot):
+            snapshot, pool = Snapshot.of(self.view), self.pool
+            with self._metrics.stage("fit"):
+                head = await self._workers.run(lambda: fit_head(pool, snapshot))
+            state = self.head_state = HeadState(snapshot, head)
+            if head is not None:
+                packed, version = head.pack(), state.version
+                self._workers.spawn(self._publish(version, packed))
+        return state
+
+    async def _publish(self, version: str, packed: bytes) -> None:
+        try:
+            await self._store.publish_head(self.uid, version, packed)
+        except CoresiftError:
+            return  # only a cache: another replica will fit for itself
+
+    async def ranked(self, began: float) -> Ranking:
+        """A ranking from every label acknowledged before ``began``."""
+        async with self._refreshing:
+            state = await self._fitted(began)
+            if self.ranking is None or self.ranking.snapshot is not state.snapshot:
+                candidates = await self._candidate_rows(state.snapshot)
+                self.ranking = await self._rank(state, candidates, FIRST_DEPTH)
+                self._observe(candidates)
+            return self.ranking
+
+    async def deepened(self, ranking: Ranking) -> Ranking:
+        """The same ranking with eight times the rows (or all there are)."""
+        depth = 8 * len(ranking.scored.rows)
+        deeper = await self._rank(ranking.state, ranking.candidates, depth)
+        if self.ranking is ranking:
+            self.ranking = deeper
+        return deeper
+
+    async def _rank(self, state: HeadState, candidates: Rows | None, depth: int) -> Ranking:
+        pool = self.pool
+        with self._metrics.stage("score"):
+            return await self._workers.run(lambda: rank(pool, state, candidates, depth))
+
+    async def _candidate_rows(self, snapshot: Snapshot) -> Rows | None:
+        """Candidates, ascending (labelled ones among them); None for the whole pool.
+
+        SEALS: the union of the neighbours of every item that ever had a label. It only grows.
+        """
+        neighbourhood = self.neighbourhood
+        if neighbourhood is None:
+            return None
+        done, rows = self._candidates
+        if done < len(snapshot.ever):
+            found = await neighbourhood.of(snapshot.ever[done:])
+            rows = await self._workers.run(lambda: np.union1d(rows, found).astype(np.int32))
+            self._candidates = (len(snapshot.ever), rows)
+        return rows
+
+    async def candidate_counts(self, began: float) -> tuple[int, float]:
+        """Unlabelled candidates, and the share of the pool that is labelled or a candidate."""
+        async with self._refreshing:
+            await self.sync(began)
+            snapshot = Snapshot.of(self.view)
+            candidates = await self._candidate_rows(snapshot)
+        items, labelled = self.pool.manifest.items, snapshot.labelled()
+        if candidates is None:
+            return items - len(labelled), 1.0
+        considered = len(np.union1d(candidates, snapshot.ever))
+        return int((~np.isin(candidates, labelled)).sum()), considered / items
+
+    def _observe(self, candidates: Rows | None) -> None:
+        items = self.pool.manifest.items
+        count = items if candidates is None else len(candidates)
+        self._metrics.candidates.observe(count)
+        self._metrics.considered.observe(count / items)
+
+
+class LiveSessions:
+    """The sessions that this replica has seen lately, by id."""
+
+    def __init__(self, pools: Pools, store: Store, workers: Workers, metrics: Metrics) -> None:
+        self._make = (pools, store, workers, metrics)
+        self._store = store
+        self._sessions: OrderedDict[str, LiveSession] = OrderedDict()
+
+    async def open(self, session_id: str) -> LiveSession:
+        """The session, from the cache or the store. SESSION_NOT_FOUND."""
+        live = self._sessions.get(session_id)
+        if live is None:
+            live = LiveSession(await self._store.read(session_id), *self._make)
+            live = self._sessions.setdefault(session_id, live)
+            while len(self._sessions) > CACHED_SESSIONS:
+                self._sessions.popitem(last=False)
+        self._sessions.move_to_end(session_id)
+        return live
+
+    def drop(self, session_id: str) -> bool:
+        """Forget a session; False if it was not cached."""
+        return self._sessions.pop(session_id, None) is not None
+
+
+def head_of(state: HeadState) -> Head:
+    """The head, or HEAD_NOT_FITTED."""
+    if state.head is None:
+        raise CoresiftError(
+            Reason.HEAD_NOT_FITTED,
+            "the labels do not determine a head yet: binary sessions need a positive and a "
+            "negative, multiclass two classes, multilabel one class present and absent",
+        )
+    return state.head

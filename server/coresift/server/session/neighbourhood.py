@@ -1,0 +1,93 @@
+"""The neighbours of a session's items: looked up when an item is leased, kept in the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from coresift.server.metrics import Metrics
+from coresift.server.pool.pool import Pool
+from coresift.server.session.workers import Workers
+from coresift.server.state.store import Store
+
+Rows = npt.NDArray[np.int32]
+
+
+class Neighbourhood:
+    """Neighbours by row, for one session, pool version and k.
+
+    A row is looked up once: in the pool's own table, here, in the store (another replica did
+    it), or by a search of the pool. Concurrent callers share the search.
+    """
+
+    def __init__(
+        self, uid: str, pool: Pool, k: int, store: Store, workers: Workers, metrics: Metrics
+    ) -> None:
+        self.pool = pool
+        self.k = min(k, pool.manifest.items - 1)
+        self._uid = uid
+        self._store = store
+        self._workers = workers
+        self._metrics = metrics
+        self._known: dict[int, Rows] = {}
+        self._pending: dict[int, asyncio.Task[None]] = {}
+
+    @property
+    def stored_in_pool(self) -> bool:
+        """Whether the pool carries a table that is wide enough."""
+        return self.pool.manifest.neighbours >= self.k
+
+    async def of(self, rows: Rows) -> Rows:
+        """Neighbours int32 [n, k] of rows int32 [n], nearest first."""
+        if not len(rows) or not self.k:
+            return np.empty((len(rows), self.k), np.int32)
+        if self.stored_in_pool:
+            self._metrics.neighbour_lookups.labels("table").inc(len(rows))
+            return await self._workers.run(lambda: self.pool.neighbours(rows, self.k))
+        wanted = rows.tolist()
+        missing = [row for row in wanted if row not in self._known and row not in self._pending]
+        if missing:
+            self._start(missing)
+        # A look-up belongs to all who wait for it: one caller's cancellation must not end it.
+        waiting = {task for row in wanted if (task := self._pending.get(row)) is not None}
+        for task in waiting:
+            await asyncio.shield(task)
+        return np.stack([self._known[row] for row in wanted])
+
+    def prefetch(self, rows: Sequence[int]) -> None:
+        """Start the look-up of rows that will probably be labelled soon."""
+        if self.stored_in_pool or not self.k:
+            return
+        missing = [row for row in rows if row not in self._known and row not in self._pending]
+        if missing:
+            self._start(missing)
+
+    def _start(self, rows: list[int]) -> None:
+        task = self._workers.spawn(self._look_up(rows))
+        task.add_done_callback(lambda done: self._finished(rows, done))
+        for row in rows:
+            self._pending[row] = task
+
+    def _finished(self, rows: list[int], task: asyncio.Task[None]) -> None:
+        for row in rows:
+            self._pending.pop(row, None)
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; a failed prefetch is looked up again
+
+    async def _look_up(self, rows: list[int]) -> None:
+        array = np.array(rows, np.int32)
+        version = self.pool.manifest.version
+        stored, known = await self._store.get_neighbours(self._uid, version, self.k, array)
+        self._known.update(zip(stored.tolist(), known, strict=True))
+        self._metrics.neighbour_lookups.labels("store").inc(len(stored))
+        missing = array[~np.isin(array, stored)]
+        if not len(missing):
+            return
+        with self._metrics.stage("neighbours"):
+            found = await self._workers.run(lambda: self.pool.neighbours(missing, self.k))
+        self._known.update(zip(missing.tolist(), found, strict=True))
+        self._metrics.neighbour_lookups.labels("search").inc(len(missing))
+        await self._store.put_neighbours(self._uid, version, missing, found)

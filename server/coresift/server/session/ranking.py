@@ -1,0 +1,194 @@
+"""From a session's labels to an order over rows. Pure functions, run on worker threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from coresift.server.head import Head, Task, TrainingSet, fit
+from coresift.server.pool.pool import Pool
+from coresift.server.selection.priority import random_order
+from coresift.server.selection.shortlist import Scored, fast_weights, top
+from coresift.server.selection.strategies import STRATEGIES, Strategy
+from coresift.server.session.config import SessionConfig
+from coresift.server.session.labels import pack_class, training_targets
+from coresift.server.session.view import View
+from coresift.server.state.store import head_key
+
+Rows = npt.NDArray[np.int32]
+
+FETCH_ROWS = 65_536
+"""Candidates gathered at a time: bounds the memory of a pass."""
+
+
+class PickReason(IntEnum):
+    """Why an item was picked; the numbers of ``PickReason`` on the wire."""
+
+    EXPLOIT = 1
+    COLD_START = 2
+    EXPAND = 3
+    RANDOM = 4
+    UNDER_VOTED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The labels of a view at its revision; safe to read on other threads."""
+
+    config: SessionConfig
+    config_version: int
+    revision: int
+    nonce: bytes
+    votes: dict[int, dict[str, bytes]]
+    ever: Rows
+
+    @classmethod
+    def of(cls, view: View) -> Snapshot:
+        """A snapshot of the view as it is."""
+        return cls(
+            view.config,
+            view.config_version,
+            view.revision,
+            view.nonce,
+            dict(view.votes),
+            np.fromiter(view.ever, np.int32, len(view.ever)),
+        )
+
+    def labelled(self) -> Rows:
+        """Rows with a vote, ascending."""
+        return np.sort(np.fromiter(self.votes, np.int32, len(self.votes)))
+
+    def strategy(self) -> Strategy:
+        """The session's strategy."""
+        return STRATEGIES[self.config.strategy](self.config.task, self.config.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadState:
+    """The head of a snapshot; ``head`` is None while the labels do not determine one."""
+
+    snapshot: Snapshot
+    head: Head | None
+
+    @property
+    def version(self) -> str:
+        """Identifies the head by labels and configuration; empty without one."""
+        if self.head is None:
+            return ""
+        return head_key(self.snapshot.revision, self.snapshot.nonce, self.snapshot.config_version)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Rows in the order in which they should be labelled.
+
+    Attributes:
+        state: labels and head that it comes from.
+        candidates: ascending rows that were ranked, labelled ones among them; None: the pool.
+        scored: the rows; not ``complete`` where more candidates exist beyond the last.
+        reason: why these rows.
+    """
+
+    state: HeadState
+    candidates: Rows | None
+    scored: Scored
+    reason: PickReason
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The labels that it comes from."""
+        return self.state.snapshot
+
+
+def fit_head(pool: Pool, snapshot: Snapshot) -> Head | None:
+    """The head of the snapshot's labels; None where they do not determine one."""
+    config, rows = snapshot.config, snapshot.labelled()
+    votes = [list(snapshot.votes[row].values()) for row in rows.tolist()]
+    places, targets, opposed = training_targets(config.task, len(config.classes), votes)
+    if not len(places):
+        return None
+    return fit(config.task, config.head, TrainingSet(pool.fetch(rows[places]), targets, opposed))
+
+
+def rank(pool: Pool, state: HeadState, candidates: Rows | None, depth: int) -> Ranking:
+    """The first ``depth`` rows to label (or all there are).
+
+    Args:
+        candidates: ascending rows, or None for the whole pool. Rows with a vote are left out.
+    """
+    snapshot = state.snapshot
+    strategy, excluded = snapshot.strategy(), snapshot.labelled()
+    if strategy.needs_head and state.head is None:
+        scored = _cold_start(pool, snapshot, depth)
+        return Ranking(state, candidates, scored, PickReason.COLD_START)
+    used = state.head if strategy.needs_head else None
+    if candidates is None:
+        blocks = whole_pool(pool, used)
+    else:
+        blocks = _some_rows(pool, used, candidates)
+    scored = top(strategy, used, blocks, pool.fetch, excluded, depth, pool.max_norm)
+    return Ranking(state, candidates, scored, PickReason.EXPLOIT)
+
+
+Blocks = Iterator[tuple[Rows, npt.NDArray[np.float32]]]
+
+
+def whole_pool(pool: Pool, head: Head | None, stop: Callable[[], bool] | None = None) -> Blocks:
+    """All rows by blocks with their fast logits, float32 [m, K'] of the fitted columns."""
+    if head is None:
+        for start in range(0, pool.manifest.items, FETCH_ROWS):
+            end = min(start + FETCH_ROWS, pool.manifest.items)
+            yield np.arange(start, end, dtype=np.int32), np.empty((end - start, 0), np.float32)
+        return
+    weights, bias = fast_weights(head)
+    yield from pool.scan(lambda block: (block.rows, block.product(weights) + bias), stop=stop)
+
+
+def _some_rows(pool: Pool, head: Head | None, rows: Rows) -> Blocks:
+    if head is not None:
+        weights, bias = fast_weights(head)
+    for start in range(0, len(rows), FETCH_ROWS):
+        part = rows[start : start + FETCH_ROWS]
+        if head is None:
+            yield part, np.empty((len(part), 0), np.float32)
+        else:
+            yield part, pool.fetch(part) @ weights + bias
+
+
+def _cold_start(pool: Pool, snapshot: Snapshot, depth: int) -> Scored:
+    """An order before a head exists.
+
+    Only positives labelled: by turns their neighbours (the nearest of each first) and random
+    items. Otherwise typical items of distinct clusters (the start of Hacohen et al., 2022),
+    then random ones.
+    """
+    config, items = snapshot.config, pool.manifest.items
+    labelled = snapshot.labelled()
+    wanted = min(items, depth + len(labelled))
+    random = random_order(config.seed, "cold_start", items, wanted)
+    positives = _positives(snapshot) if config.task is Task.BINARY else labelled[:0]
+    if len(positives):
+        k = min(config.seals_k or 100, items - 1)
+        near = pool.neighbours(positives, k).T.ravel() if k else positives[:0]
+        near = near[np.sort(np.unique(near, return_index=True)[1])]
+        turns = np.concatenate([2.0 * np.arange(len(near)), 2.0 * np.arange(len(random)) + 1])
+        rows = np.concatenate([near, random])[np.argsort(turns, kind="stable")]
+    else:
+        rows = np.concatenate([pool.cold_start_rows, random])
+    rows = rows[np.sort(np.unique(rows, return_index=True)[1])]
+    rows = rows[~np.isin(rows, labelled)].astype(np.int32)
+    complete = wanted == items
+    if not complete:
+        rows = rows[:depth]
+    return Scored(rows, np.full(len(rows), np.nan), np.full(len(rows), -1, np.int16), complete)
+
+
+def _positives(snapshot: Snapshot) -> Rows:
+    """Rows that some annotator calls positive, ascending."""
+    positive = pack_class(1)
+    rows = [row for row, item in snapshot.votes.items() if positive in item.values()]
+    return np.sort(np.array(rows, np.int32))

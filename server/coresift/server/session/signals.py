@@ -1,0 +1,226 @@
+"""Signals: named, immutable columns of per-item numbers that users upload for a pool."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from hashlib import sha256
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from coresift.server.artifacts import Artifacts
+from coresift.server.errors import CoresiftError, Reason
+from coresift.server.pool.pool import Pool
+from coresift.server.session.pools import Pools
+from coresift.server.session.workers import Workers
+from coresift.server.state.store import ANSWER_MS, Request, Store
+
+
+class SignalKind(IntEnum):
+    """What the numbers are; the numbers of ``SignalKind`` on the wire."""
+
+    NUMBER = 1
+    CLASS = 2
+    PROBABILITIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SignalHeader:
+    """What an upload announces."""
+
+    name: str
+    pool: str
+    pool_version: str
+    kind: SignalKind
+    columns: tuple[str, ...]
+    count: int
+    sha256: bytes
+
+    @property
+    def dtype(self) -> np.dtype[np.float32] | np.dtype[np.int32]:
+        """Of the values on the wire and in the file."""
+        return np.dtype(np.int32) if self.kind is SignalKind.CLASS else np.dtype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A stored signal."""
+
+    name: str
+    pool: str
+    pool_version: str
+    kind: int
+    columns: tuple[str, ...]
+    count: int
+    content_hash: str
+    created_ms: int
+    uri: str
+
+    def pack(self) -> bytes:
+        """As the store keeps it."""
+        return bytes(msgpack.packb(asdict(self)))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Signal:
+        """The inverse of `pack`."""
+        fields = msgpack.unpackb(data)
+        return cls(**fields | {"columns": tuple(fields["columns"])})
+
+
+def _bad(message: str) -> CoresiftError:
+    return CoresiftError(Reason.INVALID_SIGNAL, message)
+
+
+class Upload:
+    """An upload in progress: checks each chunk, and the whole at the end. Writes nothing."""
+
+    def __init__(self, header: SignalHeader, pool: Pool) -> None:
+        items = pool.manifest.items
+        if header.count != items:
+            raise _bad(f"the pool has {items} items, the header announces {header.count}")
+        if header.kind is not SignalKind.PROBABILITIES and len(header.columns) != 1:
+            raise _bad(f"{header.kind.name} has one column, got {len(header.columns)}")
+        self._header, self._pool, self._hash = header, pool, sha256()
+        self._values = np.zeros((items, len(header.columns)), header.dtype)
+        self._given = np.zeros(items, np.bool_)
+
+    def add(self, ids: Sequence[str], column: tuple[bytes, bytes], values: bytes) -> None:
+        """Take a chunk: its ids, the same ids as packed data and offsets, and its values."""
+        header = self._header
+        for part in (*column, values):
+            self._hash.update(part)
+        width = len(header.columns) * header.dtype.itemsize
+        if len(values) != len(ids) * width:
+            raise _bad(f"{len(ids)} ids need {len(ids) * width} bytes of values, got {len(values)}")
+        rows = self._pool.ids.rows_of(ids)
+        if (unknown := np.flatnonzero(rows < 0)).size:
+            raise _bad(f"item {ids[int(unknown[0])]!r} is not in the pool")
+        if self._given[rows].any() or len(np.unique(rows)) != len(rows):
+            raise _bad(f"item {ids[self._first_repeat(rows)]!r} is given twice")
+        table = np.frombuffer(values, header.dtype).reshape(len(ids), -1)
+        self._check(ids, table)
+        self._values[rows] = table
+        self._given[rows] = True
+
+    def _first_repeat(self, rows: npt.NDArray[np.int64]) -> int:
+        if (earlier := np.flatnonzero(self._given[rows])).size:
+            return int(earlier[0])
+        _, first = np.unique(rows, return_index=True)
+        return int(np.setdiff1d(np.arange(len(rows)), first)[0])
+
+    def _check(self, ids: Sequence[str], table: npt.NDArray[np.generic]) -> None:
+        kind = self._header.kind
+        values = table.astype(np.float64)
+        bad = ~np.isfinite(values).all(axis=1)
+        what = "a value that is not finite"
+        if not bad.any() and kind is SignalKind.CLASS:
+            bad, what = (values < 0).any(axis=1), "a negative class number"
+        elif not bad.any() and kind is SignalKind.PROBABILITIES:
+            bad = (values < 0).any(axis=1) | (np.abs(values.sum(axis=1) - 1) > 1e-3)
+            what = "probabilities that are negative or do not sum to 1"
+        if bad.any():
+            raise _bad(f"item {ids[int(bad.argmax())]!r} has {what}")
+
+    def table(self) -> pa.Table:
+        """The whole signal in pool order, once everything announced has come."""
+        missing = int((~self._given).sum())
+        if missing:
+            row = int((~self._given).argmax())
+            first = self._pool.ids.ids_of(np.array([row]))[0]
+            raise _bad(f"{missing} items are missing, the first is {first!r}")
+        if self._hash.digest() != self._header.sha256:
+            raise _bad("the chunks do not have the announced SHA-256")
+        names = self._header.columns
+        return pa.table({name: self._values[:, i] for i, name in enumerate(names)})
+
+
+class Signals:
+    """The signal calls."""
+
+    def __init__(self, pools: Pools, store: Store, artifacts: Artifacts, workers: Workers) -> None:
+        self._pools, self._store = pools, store
+        self._artifacts, self._workers = artifacts, workers
+
+    def pool(self, header: SignalHeader) -> Pool:
+        """The pool version that an upload is for."""
+        return self._pools.find(header.pool, header.pool_version, field="header.pool")
+
+    async def take(
+        self, upload: Upload, ids: Sequence[str], column: tuple[bytes, bytes], values: bytes
+    ) -> None:
+        """Add a chunk to an upload."""
+        await self._workers.run(lambda: upload.add(ids, column, values))
+
+    async def store(self, header: SignalHeader, pool: Pool, upload: Upload) -> Signal:
+        """Write the file, then the record; repeating it changes nothing. SIGNAL_EXISTS."""
+        table = await self._workers.run(upload.table)
+        artifact = await self._workers.run(lambda: self._artifacts.put("signals", table))
+        signal = Signal(
+            name=header.name,
+            pool=pool.manifest.name,
+            pool_version=pool.manifest.version,
+            kind=int(header.kind),
+            columns=header.columns,
+            count=header.count,
+            content_hash=artifact.content_hash,
+            created_ms=time.time_ns() // 1_000_000,
+            uri=artifact.uri,
+        )
+        there = await self._store.put_document(
+            _space(signal.pool), signal.name, signal.pack(), replaces=None, ttl_ms=None
+        )
+        if there is None:
+            return signal
+        before = Signal.unpack(there)
+        same = (before.content_hash, before.pool_version, before.kind, before.columns) == (
+            signal.content_hash,
+            signal.pool_version,
+            signal.kind,
+            signal.columns,
+        )
+        if same:
+            return before
+        raise CoresiftError(
+            Reason.SIGNAL_EXISTS,
+            f"signal {header.name!r} exists with other content; signals never change: "
+            "delete it first or choose another name",
+            field="header.name",
+        )
+
+    async def page(self, pool: str, after: str, count: int) -> list[Signal]:
+        """Signals of a pool by name, after the given one."""
+        self._pools.find(pool)
+        documents = await self._store.list_documents(_space(pool), after, count)
+        return [Signal.unpack(value) for _, value in documents]
+
+    async def delete(self, pool: str, name: str, request: Request) -> None:
+        """Remove a signal's record. SIGNAL_NOT_FOUND, REQUEST_ID_REUSED.
+
+        The file stays: another signal may have the same content.
+        """
+        self._pools.find(pool)
+        done = await self._store.get_document("requests", request.request_id)
+        if done is not None:
+            if done != request.digest:
+                raise CoresiftError(
+                    Reason.REQUEST_ID_REUSED,
+                    f"request_id {request.request_id!r} was used with another body",
+                    field="request_id",
+                )
+            return
+        if not await self._store.delete_document(_space(pool), name):
+            raise CoresiftError(
+                Reason.SIGNAL_NOT_FOUND, f"pool {pool!r} has no signal {name!r}", field="name"
+            )
+        await self._store.put_document(
+            "requests", request.request_id, request.digest, replaces=None, ttl_ms=ANSWER_MS
+        )
+
+
+def _space(pool: str) -> str:
+    return f"signals/{pool}"

@@ -1,0 +1,47 @@
+"""Worker threads for numerics, so that nothing long runs on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Workers:
+    """A bounded pool of threads, and the background tasks that a drain waits for."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="numerics")
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run ``work`` to its end on a worker thread, even if the caller goes away."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def run_stoppable(self, work: Callable[[Callable[[], bool]], T]) -> T:
+        """Run ``work(stop)``; ``stop()`` turns true when the caller is gone."""
+        gone = Event()
+        try:
+            return await self.run(lambda: work(gone.is_set))
+        finally:
+            gone.set()
+
+    def spawn(self, task: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Start background work that outlives the call; `drain` waits for it."""
+        spawned = asyncio.get_running_loop().create_task(task)
+        self._tasks.add(spawned)
+        spawned.add_done_callback(self._tasks.discard)
+        return spawned
+
+    async def drain(self, grace_s: float) -> None:
+        """Wait for background work, then cancel what is left after ``grace_s``."""
+        if self._tasks:
+            _, late = await asyncio.wait(set(self._tasks), timeout=grace_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        self._threads.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,89 @@
+"""What one replica computed and others may use: heads and neighbours of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from coresift.server.state import scripts
+from coresift.server.state.keys import SessionKeys
+from coresift.server.state.link import Link
+from coresift.server.state.replies import checked
+from coresift.server.state.store import Rows
+
+MAX_VALUE_BYTES = 1 << 20
+MAX_PIECE = 1_000
+
+
+class CacheOperations:
+    """The part of the store that saves other replicas work. Losing it loses nothing."""
+
+    _link: Link
+
+    async def publish_head(self, uid: str, key: str, head: bytes) -> None:
+        """See `Store.publish_head`. An outdated head, or one above 1 MiB, is not kept."""
+        if len(head) > MAX_VALUE_BYTES:
+            return
+        session = SessionKeys(uid)
+        checked(
+            await self._link.commit(
+                "publish_head",
+                lambda: scripts.HEAD.run(
+                    self._link.client, [*session.of_script(), session.head], [uid, key, head]
+                ),
+            )
+        )
+
+    async def put_neighbours(
+        self, uid: str, pool_version: str, rows: Rows, neighbours: Rows
+    ) -> None:
+        """See `Store.put_neighbours`."""
+        k = neighbours.shape[1]
+        if len(neighbours) != len(rows):
+            raise ValueError(f"{len(neighbours)} lists of neighbours for {len(rows)} rows")
+        session, table = SessionKeys(uid), _table(pool_version, k)
+        names = [*session.of_script(), session.neighbours(table)]
+        for piece in _pieces(len(rows), k):
+            values = np.ascontiguousarray(neighbours[piece], dtype="<i4").tobytes()
+            arguments = [uid, table, values, *rows[piece].tolist()]
+            checked(
+                await self._link.commit(
+                    "put_neighbours",
+                    partial(scripts.NEIGHBOURS_PUT.run, self._link.client, names, arguments),
+                )
+            )
+
+    async def get_neighbours(
+        self, uid: str, pool_version: str, k: int, rows: Rows
+    ) -> tuple[Rows, Rows]:
+        """See `Store.get_neighbours`."""
+        session = SessionKeys(uid)
+        names = [*session.of_script(), session.neighbours(_table(pool_version, k))]
+        found: list[int] = []
+        values: list[bytes] = []
+        for piece in _pieces(len(rows), k):
+            asked = rows[piece].tolist()
+            _, replies = checked(
+                await self._link.call(
+                    "get_neighbours",
+                    partial(scripts.NEIGHBOURS_GET.run, self._link.client, names, [uid, *asked]),
+                )
+            )
+            for row, value in zip(asked, replies, strict=True):
+                if value is not None:
+                    found.append(row)
+                    values.append(value)
+        table = np.frombuffer(b"".join(values), dtype="<i4").reshape(len(found), k)
+        return np.array(found, dtype=np.int32), table.astype(np.int32)
+
+
+def _table(pool_version: str, k: int) -> str:
+    """Appended rows change the neighbours of old ones, so each pool version has its table."""
+    return f"{k}@{pool_version}"
+
+
+def _pieces(count: int, k: int) -> Iterator[slice]:
+    step = max(1, min(MAX_PIECE, MAX_VALUE_BYTES // (4 * k)))
+    return (slice(start, start + step) for start in range(0, count, step))

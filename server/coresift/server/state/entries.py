@@ -1,0 +1,154 @@
+"""Entries of a session's log: one committed operation each, packed with MessagePack.
+
+The scripts in ``lua/`` write them; the field names here are theirs (one letter on disk).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+
+@dataclass(frozen=True, slots=True)
+class LabelsEntry:
+    """Labels of one annotator. Carries a revision (its position) and a random nonce."""
+
+    position: int
+    time_ms: int
+    request_id: str
+    nonce: bytes
+    annotator: str
+    rows: tuple[int, ...]
+    item_ids: tuple[str, ...]
+    values: tuple[bytes, ...]
+    outcomes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GrantEntry:
+    """Leases given, and the view that the picks come from."""
+
+    position: int
+    time_ms: int
+    request_id: str
+    annotator: str
+    rows: tuple[int, ...]
+    size: int
+    """Asked for."""
+    deadline_ms: int
+    view_position: int
+    view_revision: int
+    config_version: int
+    context: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseEntry:
+    """Leases handed back, or items skipped or hidden."""
+
+    position: int
+    time_ms: int
+    request_id: str
+    annotator: str
+    rows: tuple[int, ...]
+    reason: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiryEntry:
+    """Leases whose deadline passed."""
+
+    position: int
+    time_ms: int
+    leases: tuple[tuple[int, str], ...]
+    """Row and annotator."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigEntry:
+    """A configuration that holds from here on."""
+
+    position: int
+    time_ms: int
+    request_id: str
+    config_version: int
+    config: bytes
+
+
+Entry = LabelsEntry | GrantEntry | ReleaseEntry | ExpiryEntry | ConfigEntry
+
+
+def unpack_entry(position: int, blob: bytes) -> Entry:
+    """The entry that stands packed at ``position`` of a log.
+
+    On disk ``t`` is the kind, ``m`` the time, ``q`` the request, ``a`` the annotator; the scripts
+    that append an entry say what the other letters mean.
+    """
+    fields = msgpack.unpackb(blob, raw=True)
+    unpack_kind = _KINDS[fields[b"t"]]
+    return unpack_kind(position, fields)
+
+
+def _labels(position: int, fields: dict[bytes, Any]) -> LabelsEntry:
+    rows, item_ids, values = (msgpack.unpackb(fields[key], raw=True) for key in (b"r", b"i", b"v"))
+    return LabelsEntry(
+        position,
+        fields[b"m"],
+        fields[b"q"].decode(),
+        fields[b"n"],
+        fields[b"a"].decode(),
+        tuple(rows),
+        tuple(item_id.decode() for item_id in item_ids),
+        tuple(values),
+        tuple(fields[b"u"]),
+    )
+
+
+def _grant(position: int, fields: dict[bytes, Any]) -> GrantEntry:
+    return GrantEntry(
+        position,
+        fields[b"m"],
+        fields[b"q"].decode(),
+        fields[b"a"].decode(),
+        tuple(fields[b"r"]),
+        fields[b"z"],
+        fields[b"e"],
+        fields[b"p"],
+        fields[b"v"],
+        fields[b"c"],
+        fields[b"x"],
+    )
+
+
+def _release(position: int, fields: dict[bytes, Any]) -> ReleaseEntry:
+    return ReleaseEntry(
+        position,
+        fields[b"m"],
+        fields[b"q"].decode(),
+        fields[b"a"].decode(),
+        tuple(fields[b"r"]),
+        fields[b"w"],
+    )
+
+
+def _expiry(position: int, fields: dict[bytes, Any]) -> ExpiryEntry:
+    leases = (lease.split(b":", 1) for lease in fields[b"l"])
+    return ExpiryEntry(
+        position, fields[b"m"], tuple((int(row), annotator.decode()) for row, annotator in leases)
+    )
+
+
+def _config(position: int, fields: dict[bytes, Any]) -> ConfigEntry:
+    return ConfigEntry(position, fields[b"m"], fields[b"q"].decode(), fields[b"v"], fields[b"c"])
+
+
+_KINDS: dict[bytes, Callable[[int, dict[bytes, Any]], Entry]] = {
+    b"L": _labels,
+    b"G": _grant,
+    b"R": _release,
+    b"X": _expiry,
+    b"C": _config,
+}

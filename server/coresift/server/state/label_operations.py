@@ -1,0 +1,192 @@
+"""Labels and leases: claim, label, renew, release, and the log they are written to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from coresift.server.errors import CoresiftError, Reason, invalid
+from coresift.server.state import scripts
+from coresift.server.state.entries import Entry, unpack_entry
+from coresift.server.state.keys import SessionKeys
+from coresift.server.state.link import Link
+from coresift.server.state.replies import (
+    checked,
+    granted_of,
+    labelled_of,
+    pack,
+    record_of,
+    renewed_of,
+    unpack,
+)
+from coresift.server.state.scripts import Script
+from coresift.server.state.store import (
+    MAX_LABELS,
+    MAX_PROPOSALS,
+    Behind,
+    Claim,
+    Granted,
+    Labelled,
+    LabelWrite,
+    LiveLease,
+    LogRead,
+    Release,
+    Renewed,
+    Request,
+    Rewound,
+)
+
+MAX_LEASE_MS = 24 * 3600 * 1000
+
+
+class LabelOperations:
+    """The part of the store that hands out items and keeps labels."""
+
+    _link: Link
+
+    async def claim(self, uid: str, claim: Claim) -> Granted | Behind | Rewound:
+        """See `Store.claim`."""
+        _limit("size", claim.size, MAX_LABELS)
+        _limit("lease_duration", claim.lease_ms, MAX_LEASE_MS)
+        if len(claim.proposals) > MAX_PROPOSALS:
+            raise invalid("proposals", f"must be at most {MAX_PROPOSALS}")
+        arguments = {
+            "a": claim.annotator,
+            "z": claim.size,
+            "l": claim.lease_ms,
+            "vp": claim.view.position,
+            "vr": claim.view.revision,
+            "vn": claim.view.nonce,
+            "vc": claim.view.config_version,
+            "w": -1 if claim.min_revision is None else claim.min_revision,
+            "r": [int(proposal.row) for proposal in claim.proposals],
+            "p": b"".join(proposal.payload for proposal in claim.proposals),
+            "y": [len(proposal.payload) for proposal in claim.proposals],
+            "x": claim.context,
+        }
+        kind, *rest = await self._write("claim", scripts.CLAIM, uid, claim.request, arguments)
+        if kind == b"rewound":
+            return Rewound()
+        if kind == b"replayed":
+            return granted_of(rest[0], replayed=True, entries=())
+        entries = await self._rest_of_log(uid, claim.view.position, rest[-2], rest[-1])
+        if kind == b"behind":
+            return Behind(entries)
+        return granted_of(rest[0], replayed=False, entries=entries)
+
+    async def add_labels(
+        self, uid: str, request: Request, annotator: str, labels: Sequence[LabelWrite]
+    ) -> Labelled:
+        """See `Store.add_labels`."""
+        _limit("labels", len(labels), MAX_LABELS)
+        _refuse_conflicts(labels)
+        arguments = {
+            "a": annotator,
+            "n": os.urandom(8),
+            "f": "".join("1" if label.leased else "0" for label in labels),
+            "r": pack([int(label.row) for label in labels]),
+            "i": pack([label.item_id for label in labels]),
+            "v": pack([label.value for label in labels]),
+        }
+        reply = await self._write("labels", scripts.LABELS, uid, request, arguments)
+        return labelled_of(reply[1], replayed=reply[0] == b"replayed")
+
+    async def renew(
+        self, uid: str, request: Request, annotator: str, rows: Sequence[int], lease_ms: int
+    ) -> Renewed:
+        """See `Store.renew`."""
+        if len(rows) > MAX_LABELS:
+            raise invalid("item_ids", f"must be at most {MAX_LABELS}, got {len(rows)}")
+        _limit("lease_duration", lease_ms, MAX_LEASE_MS)
+        arguments = {"a": annotator, "r": _distinct(rows), "l": lease_ms}
+        reply = await self._write("renew", scripts.RENEW, uid, request, arguments)
+        return renewed_of(reply[1], by_row=not rows)
+
+    async def release(
+        self, uid: str, request: Request, annotator: str, rows: Sequence[int], reason: Release
+    ) -> tuple[int, ...]:
+        """See `Store.release`."""
+        _limit("item_ids", len(rows), MAX_LABELS)
+        arguments = {"a": annotator, "r": _distinct(rows), "w": int(reason)}
+        reply = await self._write("release", scripts.RELEASE, uid, request, arguments)
+        return tuple(unpack(reply[1])[b"y"])
+
+    async def leases(self, uid: str) -> list[LiveLease]:
+        """See `Store.leases`."""
+        _, pairs = await self._read_script("leases", scripts.LEASES, uid)
+        live = []
+        for lease, deadline in zip(pairs[::2], pairs[1::2], strict=True):
+            row, annotator = lease.split(b":", 1)
+            live.append(LiveLease(int(row), annotator.decode(), int(deadline)))
+        return sorted(live, key=lambda lease: (lease.row, lease.annotator))
+
+    async def log(self, uid: str, after: int, count: int) -> LogRead:
+        """See `Store.log`. Long pieces are read by several scripts."""
+        entries: list[Entry] = []
+        while True:
+            at = after + len(entries)
+            arguments = pack({"p": at, "n": count - len(entries)})
+            _, fields, blobs, is_whole, head = await self._read_script(
+                "log", scripts.LOG, uid, arguments, head=True
+            )
+            entries += _unpacked(at, blobs)
+            if is_whole:
+                return LogRead(record_of(fields), tuple(entries), head)
+
+    async def _rest_of_log(
+        self, uid: str, after: int, blobs: Sequence[bytes], newest: int
+    ) -> tuple[Entry, ...]:
+        """The entries that a script replied, and those up to ``newest`` that it left out."""
+        entries = _unpacked(after, blobs)
+        missing = newest - after - len(entries)
+        if missing > 0:
+            entries += (await self.log(uid, after + len(entries), missing)).entries
+        return tuple(entries)
+
+    async def _write(
+        self, operation: str, script: Script, uid: str, request: Request, arguments: dict[str, Any]
+    ) -> Sequence[Any]:
+        blob = pack({"q": request.request_id, "d": request.digest, **arguments})
+        session = SessionKeys(uid).of_script(request.request_id, arguments["a"])
+        return checked(
+            await self._link.commit(
+                operation, lambda: script.run(self._link.client, session, [uid, blob])
+            )
+        )
+
+    async def _read_script(
+        self, operation: str, script: Script, uid: str, blob: bytes = b"", *, head: bool = False
+    ) -> Sequence[Any]:
+        session = SessionKeys(uid)
+        names = [*session.of_script(), session.head] if head else session.of_script()
+        return checked(
+            await self._link.call(
+                operation, lambda: script.run(self._link.client, names, [uid, blob])
+            )
+        )
+
+
+def _unpacked(after: int, blobs: Sequence[bytes]) -> list[Entry]:
+    return [unpack_entry(position, blob) for position, blob in enumerate(blobs, after + 1)]
+
+
+def _distinct(rows: Sequence[int]) -> list[int]:
+    return list(dict.fromkeys(map(int, rows)))
+
+
+def _limit(field: str, count: int, most: int) -> None:
+    if not 1 <= count <= most:
+        raise invalid(field, f"must be 1..{most}, got {count}")
+
+
+def _refuse_conflicts(labels: Sequence[LabelWrite]) -> None:
+    values: dict[int, bytes] = {}
+    for index, label in enumerate(labels):
+        if values.setdefault(label.row, label.value) != label.value:
+            raise CoresiftError(
+                Reason.CONFLICTING_LABELS,
+                f"labels[{index}] labels {label.item_id!r} a second time, differently",
+                field=f"labels[{index}]",
+                item_id=label.item_id,
+            )

@@ -1,0 +1,131 @@
+-- Leases the first `size` proposals that are free for the annotator.
+-- Arguments: q request_id, d digest, a annotator, z size, l lease ms, vp, vr, vn, vc the view's
+--   position, revision, nonce and config version, w wanted revision (-1: the newest),
+--   r proposed rows, p their payloads one after the other, y bytes of each, x context.
+-- Answer: e deadline, r rows, p payloads, v revision of the view, c config version, x context,
+--   b 1 if the budget cut the batch short, n when the earliest lease ends (-1: no lease).
+-- Reply: "granted", the answer, entries after the view (maybe not all), newest position;
+--   "behind", such entries, newest position; "rewound".
+
+local a = cmsgpack.unpack(ARGV[2])
+local s, no = open()
+if not s then
+  return no
+end
+local again = replay(s, 'claim', a.d)
+if again then
+  return again
+end
+settle(s)
+
+local function is_rewound()
+  if a.vp > s.pos or a.vr > s.rev then
+    return true
+  end
+  if a.vr == s.rev then
+    return a.vn ~= s.nonce
+  end
+  if a.vr == 0 then
+    return false
+  end
+  local id = string.format('%.0f-0', a.vr)
+  local at = redis.call('XRANGE', KEYS[LOG], id, id)
+  return #at == 0 or cmsgpack.unpack(at[1][2][2]).n ~= a.vn
+end
+
+if is_rewound() then
+  return {'rewound'}
+end
+if a.w > s.rev then
+  return refused('REVISION_NOT_REACHED', s.rev)
+end
+if a.vc ~= s.cv or a.vr < (a.w >= 0 and a.w or s.rev) then
+  return {'behind', tail(a.vp, s.pos - a.vp), s.pos}
+end
+
+local live = redis.call('ZCOUNT', KEYS[LEASES], string.format('(%.0f', s.now), '+inf')
+local size = a.z
+if s.budget >= 0 then
+  size = math.max(0, math.min(size, s.budget - s.votes - live))
+end
+
+local rows, numbers, payloads, counts, taken = {}, {}, {}, {}, {}
+local ends = {[0] = 0}
+for i, bytes in ipairs(a.y) do
+  ends[i] = ends[i - 1] + bytes
+end
+local hides = redis.call('EXISTS', KEYS[SKIPS]) == 1
+
+-- votes: packed or false; held: the number of leases.
+local function is_free(row, votes, held)
+  if taken[row] or held >= s.quota then
+    return false
+  end
+  if votes then
+    if s.quota == 1 then
+      return false
+    end
+    votes = cmsgpack.unpack(votes)
+    local count = held
+    for _ in pairs(votes) do
+      count = count + 1
+    end
+    if votes[a.a] or count >= s.quota then
+      return false
+    end
+  end
+  return held == 0 or not redis.call('ZSCORE', KEYS[LEASES], lease_of(row, a.a))
+end
+
+-- Most claims end within the first piece.
+local function take(from, to)
+  local names, marks = {}, {}
+  for i = from, to do
+    local row = string.format('%d', a.r[i])
+    names[#names + 1] = row
+    if hides then
+      marks[#marks + 1] = row
+      marks[#marks + 1] = lease_of(row, a.a)
+    end
+  end
+  local votes = redis.call('HMGET', KEYS[VOTES], unpack(names))
+  local held = redis.call('HMGET', KEYS[HELD], unpack(names))
+  local hidden = hides and redis.call('SMISMEMBER', KEYS[SKIPS], unpack(marks))
+  for i, row in ipairs(names) do
+    if #rows == size then
+      return
+    end
+    local skipped = hidden and (hidden[2 * i - 1] == 1 or hidden[2 * i] == 1)
+    local count = tonumber(held[i] or 0)
+    if not skipped and is_free(row, votes[i], count) then
+      local at = from + i - 1
+      taken[row] = true
+      rows[#rows + 1] = row
+      numbers[#numbers + 1] = a.r[at]
+      payloads[#payloads + 1] = string.sub(a.p, ends[at - 1] + 1, ends[at])
+      counts[#counts + 1] = count
+    end
+  end
+end
+
+local from = 1
+while #rows < size and from <= #a.r do
+  take(from, math.min(from + 255, #a.r))
+  from = from + 256
+end
+
+local deadline = s.now + a.l
+if #rows > 0 then
+  append(s, {t = 'G', q = a.q, a = a.a, r = numbers, z = a.z, e = deadline, p = a.vp, v = a.vr,
+    c = s.cv, x = a.x})
+  start_leases(rows, counts, a.a, deadline)
+  save(s)
+end
+local first = redis.call('ZRANGE', KEYS[LEASES], 0, 0, 'WITHSCORES')
+local answer = {
+  o = 'claim', d = a.d, e = deadline, r = numbers, p = payloads, v = a.vr, c = s.cv, x = a.x,
+  b = (size < a.z and #rows == size) and 1 or 0,
+  n = first[2] and math.max(tonumber(first[2]), s.now) or -1,
+}
+local blob = #rows > 0 and keep_answer(answer) or cmsgpack.pack(answer)
+return {'granted', blob, tail(a.vp, s.pos - a.vp), s.pos}

@@ -1,0 +1,22 @@
+-- Reads a piece of the log, and the session.
+-- KEYS: 9 head (hash: key, head).
+-- Arguments: p after this position, n up to so many entries.
+-- Reply: "log", the record, packed entries, 1 if that is all that was asked for, the head of the
+--   newest revision and configuration (false: not there, or more entries follow).
+
+local a = cmsgpack.unpack(ARGV[2])
+local s, no = open()
+if not s then
+  return no
+end
+local wanted = math.max(0, math.min(a.n, s.pos - a.p))
+local entries = tail(a.p, wanted)
+local whole = #entries >= wanted
+local head = false
+if whole then
+  local published = redis.call('HMGET', KEYS[9], 'key', 'head')
+  if published[1] == current_head(s) then
+    head = published[2]
+  end
+end
+return {'log', record(), entries, whole and 1 or 0, head}

@@ -1,0 +1,10 @@
+-- Reads neighbours of up to 1,000 rows.
+-- KEYS: 9 neighbours (hash: row -> int32 numbers).
+-- ARGV: 2... rows.
+-- Reply: "done", a value (or nil) for each row.
+
+local s, no = open()
+if not s then
+  return no
+end
+return {'done', redis.call('HMGET', KEYS[9], unpack(ARGV, 2))}

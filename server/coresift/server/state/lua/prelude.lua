@@ -1,0 +1,218 @@
+-- Stands before every script of a session.
+--
+-- KEYS (all of one session, one hash tag):
+--   1 meta   hash    uid, id, secret, format, quota, budget (-1: none), config, cv (config
+--                    version), pos (newest entry), rev, nonce (of the entry at rev), votes (in
+--                    all), created, now (newest time seen), deleted (only once deleted)
+--   2 log    stream  ids <position>-0, one field "e": a packed map (see entries.py)
+--   3 leases zset    score deadline, member "row:annotator"
+--   4 hands  set     of one annotator: rows leased to them, ended ones possibly too
+--   5 held   hash    row -> number of leases on it; absent for none
+--   6 votes  hash    row -> packed {annotator: newest value}; retracted ones are absent
+--   7 skips  set     "row:annotator", and "row" alone for nobody can label it
+--   8 answer string  packed map kept for a repeated request: o operation, d digest, e end
+-- ARGV: 1 uid; 2 a packed map of the script's own arguments, where it has any.
+-- Reply: a list; 1 is its kind: "refused" (2 reason, 3 detail), "replayed" (2 the kept answer), or
+--   what the script's header names.
+-- Times are milliseconds since the epoch, by Redis TIME, and never go back within a session.
+-- First all is read and checked, then only what cannot fail is written: Lua does not roll back.
+
+local META, LOG, LEASES, HANDS, HELD, VOTES, SKIPS, ANSWER = 1, 2, 3, 4, 5, 6, 7, 8
+local FORMAT = 1
+local ANSWER_MS = 86400000
+-- Longer than any lease, so that it never ends before what it lists.
+local HANDS_MS = 2 * ANSWER_MS
+local SETTLE_BATCH = 1000
+local TAIL_BYTES = 1048576
+
+local function refused(reason, detail)
+  return {'refused', reason, tostring(detail or '')}
+end
+
+-- unpack() of more than about 8,000 values fails. 4,000 keeps pairs together.
+local function in_batches(command, key, arguments)
+  for from = 1, #arguments, 4000 do
+    redis.call(command, key, unpack(arguments, from, math.min(from + 3999, #arguments)))
+  end
+end
+
+local function open(with_deleted)
+  local f = redis.call('HMGET', KEYS[META], 'uid', 'format', 'deleted', 'now', 'pos', 'rev',
+    'nonce', 'cv', 'quota', 'budget', 'votes')
+  if f[1] ~= ARGV[1] then
+    return nil, refused('SESSION_NOT_FOUND')
+  end
+  if tonumber(f[2]) > FORMAT then
+    return nil, refused('FORMAT_TOO_NEW', f[2])
+  end
+  if f[3] and not with_deleted then
+    return nil, refused('SESSION_NOT_FOUND')
+  end
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  return {
+    now = math.max(now, tonumber(f[4])),
+    deleted = f[3] and tonumber(f[3]),
+    pos = tonumber(f[5]),
+    rev = tonumber(f[6]),
+    nonce = f[7],
+    cv = tonumber(f[8]),
+    quota = tonumber(f[9]),
+    budget = tonumber(f[10]),
+    votes = tonumber(f[11]),
+  }
+end
+
+local function save(s)
+  redis.call('HSET', KEYS[META], 'now', s.now, 'pos', s.pos, 'rev', s.rev, 'nonce', s.nonce,
+    'votes', s.votes)
+end
+
+local function append(s, entry)
+  s.pos = s.pos + 1
+  entry.m = s.now
+  redis.call('XADD', KEYS[LOG], string.format('%.0f-0', s.pos), 'e', cmsgpack.pack(entry))
+end
+
+local function keep_answer(answer)
+  local blob = cmsgpack.pack(answer)
+  redis.call('SET', KEYS[ANSWER], blob, 'PX', ANSWER_MS)
+  return blob
+end
+
+local function replay(s, operation, digest)
+  local blob = redis.call('GET', KEYS[ANSWER])
+  if not blob then
+    return nil
+  end
+  local kept = cmsgpack.unpack(blob)
+  if kept.o ~= operation or kept.d ~= digest then
+    return refused('REQUEST_ID_REUSED')
+  end
+  if kept.e and kept.e <= s.now then
+    return refused('REQUEST_EXPIRED')
+  end
+  return {'replayed', blob}
+end
+
+local function lease_of(row, annotator)
+  return row .. ':' .. annotator
+end
+
+-- Takes a lease off the counts in `held`, for each row as often as it is named.
+local function drop_held(rows)
+  local ended, distinct = {}, {}
+  for _, row in ipairs(rows) do
+    if not ended[row] then
+      ended[row] = 0
+      distinct[#distinct + 1] = row
+    end
+    ended[row] = ended[row] + 1
+  end
+  local held = redis.call('HMGET', KEYS[HELD], unpack(distinct))
+  local kept, gone = {}, {}
+  for i, row in ipairs(distinct) do
+    local left = tonumber(held[i]) - ended[row]
+    if left > 0 then
+      kept[#kept + 1] = row
+      kept[#kept + 1] = left
+    else
+      gone[#gone + 1] = row
+    end
+  end
+  in_batches('HSET', KEYS[HELD], kept)
+  in_batches('HDEL', KEYS[HELD], gone)
+end
+
+-- Starts leases on up to 1,000 rows that the annotator does not hold; held: their counts so far.
+local function start_leases(rows, held, annotator, deadline)
+  local leases, counts = {}, {}
+  for i, row in ipairs(rows) do
+    leases[2 * i - 1] = deadline
+    leases[2 * i] = lease_of(row, annotator)
+    counts[2 * i - 1] = row
+    counts[2 * i] = held[i] + 1
+  end
+  in_batches('ZADD', KEYS[LEASES], leases)
+  in_batches('HSET', KEYS[HELD], counts)
+  in_batches('SADD', KEYS[HANDS], rows)
+  redis.call('PEXPIRE', KEYS[HANDS], HANDS_MS)
+end
+
+-- Ends leases of one annotator on up to 1,000 distinct rows, all of which exist.
+local function end_leases(rows, annotator)
+  if #rows == 0 then
+    return
+  end
+  local leases = {}
+  for i, row in ipairs(rows) do
+    leases[i] = lease_of(row, annotator)
+  end
+  in_batches('ZREM', KEYS[LEASES], leases)
+  in_batches('SREM', KEYS[HANDS], rows)
+  drop_held(rows)
+end
+
+-- Ends leases whose deadline passed: an operation of its own, with its own entry. What is over
+-- the batch stays for the next call, and blocks its item until then.
+local function settle(s)
+  local due = redis.call('ZRANGEBYSCORE', KEYS[LEASES], '-inf', s.now, 'LIMIT', 0, SETTLE_BATCH)
+  if #due > 0 then
+    local rows = {}
+    for i, lease in ipairs(due) do
+      rows[i] = string.sub(lease, 1, string.find(lease, ':', 1, true) - 1)
+    end
+    append(s, {t = 'X', l = due})
+    in_batches('ZREM', KEYS[LEASES], due)
+    drop_held(rows)
+    save(s)
+  end
+end
+
+-- Of up to 1,000 rows (strings), those of which the annotator's lease is live.
+local function live_leases(s, rows, annotator)
+  if redis.call('EXISTS', KEYS[HANDS]) == 0 then
+    return {}
+  end
+  local leases = {}
+  for i, row in ipairs(rows) do
+    leases[i] = lease_of(row, annotator)
+  end
+  local live = {}
+  for i, deadline in ipairs(redis.call('ZMSCORE', KEYS[LEASES], unpack(leases))) do
+    live[rows[i]] = deadline and tonumber(deadline) > s.now
+  end
+  return live
+end
+
+-- Up to `count` packed entries after a position, fewer once they exceed TAIL_BYTES.
+local function tail(position, count)
+  local entries, bytes = {}, 0
+  while #entries < count and bytes < TAIL_BYTES do
+    local from = string.format('%.0f-0', position + #entries + 1)
+    local page = redis.call('XRANGE', KEYS[LOG], from, '+', 'COUNT', math.min(count - #entries, 32))
+    if #page == 0 then
+      break
+    end
+    for _, entry in ipairs(page) do
+      entries[#entries + 1] = entry[2][2]
+      bytes = bytes + #entry[2][2]
+    end
+  end
+  return entries
+end
+
+-- The session as replies.py reads it.
+local function record()
+  return redis.call('HMGET', KEYS[META], 'id', 'uid', 'secret', 'quota', 'budget', 'config', 'cv',
+    'rev', 'nonce', 'pos', 'created')
+end
+
+-- head_key() of store.py for the newest revision and configuration.
+local function current_head(s)
+  local nonce = string.gsub(s.nonce, '.', function(byte)
+    return string.format('%02x', string.byte(byte))
+  end)
+  return string.format('r%.0f-%s-c%.0f', s.rev, nonce, s.cv)
+end
+

@@ -1,0 +1,325 @@
+"""The store's interface: every operation on a session's state, as the session layer sees it.
+
+An operation is atomic: it happens whole or not at all, is written to the session's log, and
+answers a repeated ``request_id`` from its stored answer. Times are milliseconds since the epoch
+by the store's own clock. Rows are row numbers of the session's pool lineage. Label values and
+payloads are opaque bytes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from coresift.server.state.entries import Entry
+
+Rows = npt.NDArray[np.int32]
+
+MAX_LABELS = 1_000
+MAX_PROPOSALS = 2_000
+ANSWER_MS = 24 * 3600 * 1000
+"""How long a write is remembered, and how long a deleted session is kept."""
+
+RETRACTION = b""
+"""The label value that takes a label back."""
+
+
+class Outcome(IntEnum):
+    """What a label did; the numbers of ``LabelOutcome`` on the wire."""
+
+    NEW = 1
+    CORRECTED = 2
+    RETRACTED = 3
+    UNCHANGED = 4
+    LATE = 5
+    SURPLUS = 6
+
+
+class Release(IntEnum):
+    """Why a lease was handed back; the numbers of ``ReleaseReason`` on the wire."""
+
+    RETURN = 1
+    SKIP = 2
+    CANNOT_LABEL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The part of a session's configuration that the store itself enforces, and the rest."""
+
+    quota: int
+    """Votes per item."""
+    budget: int | None
+    """Limit of votes and live leases together."""
+    config: bytes
+    """The whole configuration, packed by the session layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A session as it was when it was read."""
+
+    session_id: str
+    uid: str
+    """Random, never used again: names the keys, so that a stale view cannot write elsewhere."""
+    secret: bytes
+    """Key of the lease tokens."""
+    settings: Settings
+    config_version: int
+    revision: int
+    nonce: bytes
+    """Of the log entry at ``revision``; empty at revision 0."""
+    position: int
+    """Number of the newest log entry; 0 for an empty log."""
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Who asks: makes a write repeatable."""
+
+    request_id: str
+    digest: bytes
+    """Hash of the request's body; another one under the same id is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewKey:
+    """The state of the log that a replica has seen."""
+
+    position: int
+    revision: int
+    nonce: bytes
+    config_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """An item that may be leased, best first; ``payload`` comes back with the grant."""
+
+    row: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Asks to lease the first ``size`` proposals that are free for ``annotator``."""
+
+    request: Request
+    annotator: str
+    size: int
+    lease_ms: int
+    view: ViewKey
+    min_revision: int | None
+    """The view's revision must reach it; None: the newest of the log."""
+    proposals: Sequence[Proposal]
+    context: bytes
+    """Kept with the answer (phase, head)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Leases given, now or (``replayed``) when the same request came first."""
+
+    rows: tuple[int, ...]
+    payloads: tuple[bytes, ...]
+    deadline_ms: int
+    revision: int
+    """Of the view that the picks come from."""
+    config_version: int
+    context: bytes
+    replayed: bool
+    budget_spent: bool
+    """The label budget cut the batch short."""
+    next_deadline_ms: int | None
+    """When the earliest live lease of any annotator ends; None: there is none."""
+    entries: tuple[Entry, ...]
+    """The log after the claim's view, this grant included; empty when replayed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """The view is too old to grant from: nothing was done. Catch up and claim again."""
+
+    entries: tuple[Entry, ...]
+    """The log after the claim's view."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewound:
+    """The log is not the one that the view was built from (a failover): nothing was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelWrite:
+    """One label of an AddLabels."""
+
+    row: int
+    item_id: str
+    value: bytes
+    """Packed label; `RETRACTION` takes it back."""
+    leased: bool
+    """A lease token was shown (and its MAC holds)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """The committed labels."""
+
+    outcomes: tuple[Outcome, ...]
+    revision: int
+    nonce: bytes
+    config_version: int
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """Rows whose lease now ends at ``deadline_ms``, and named rows without a live lease."""
+
+    deadline_ms: int
+    renewed: tuple[int, ...]
+    lost: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveLease:
+    """An item in an annotator's hands."""
+
+    row: int
+    annotator: str
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogRead:
+    """A piece of the log and the session as it was at that moment."""
+
+    record: SessionRecord
+    entries: tuple[Entry, ...]
+    """Ascending and gapless from ``after`` + 1."""
+    head: bytes | None
+    """The published head of the record's newest revision and configuration, if any."""
+
+
+class Store(Protocol):
+    """Sessions, their logs, and small documents. Implementations raise `CoresiftError`."""
+
+    async def create(self, session_id: str, settings: Settings, request: Request) -> SessionRecord:
+        """Create a session; the same request again returns it. SESSION_EXISTS if taken."""
+        ...
+
+    async def read(self, session_id: str) -> SessionRecord:
+        """Read a session in one or two round trips. SESSION_NOT_FOUND."""
+        ...
+
+    async def list_sessions(self, after: str, count: int) -> list[SessionRecord]:
+        """Up to ``count`` live sessions with an id greater than ``after``, in byte order."""
+        ...
+
+    async def configure(
+        self,
+        uid: str,
+        request: Request,
+        settings: Settings,
+        expected_version: int,
+    ) -> SessionRecord:
+        """Replace the settings. CONFIG_VERSION_MISMATCH unless the version is the expected."""
+        ...
+
+    async def delete(self, session_id: str, request: Request) -> int:
+        """Hide the session; returns when it is purged (ms)."""
+        ...
+
+    async def purge(self) -> int:
+        """Remove the data of sessions deleted more than 24 h ago; returns how many."""
+        ...
+
+    async def claim(self, uid: str, claim: Claim) -> Granted | Behind | Rewound:
+        """Lease proposals. Never grants what the quota, a vote, a lease or a skip forbids."""
+        ...
+
+    async def add_labels(
+        self, uid: str, request: Request, annotator: str, labels: Sequence[LabelWrite]
+    ) -> Labelled:
+        """Commit up to 1,000 labels of one annotator and end that annotator's leases on them."""
+        ...
+
+    async def renew(
+        self, uid: str, request: Request, annotator: str, rows: Sequence[int], lease_ms: int
+    ) -> Renewed:
+        """Move the deadlines of the annotator's live leases (all of them for no rows)."""
+        ...
+
+    async def release(
+        self, uid: str, request: Request, annotator: str, rows: Sequence[int], reason: Release
+    ) -> tuple[int, ...]:
+        """End the annotator's leases; returns the rows that had a live one. Skips are kept."""
+        ...
+
+    async def leases(self, uid: str) -> list[LiveLease]:
+        """All live leases, by row, then annotator."""
+        ...
+
+    async def log(self, uid: str, after: int, count: int) -> LogRead:
+        """Read up to ``count`` log entries after position ``after``."""
+        ...
+
+    async def publish_head(self, uid: str, key: str, head: bytes) -> None:
+        """Keep the newest head for other replicas; ``key`` is `head_key` of its basis."""
+        ...
+
+    async def put_neighbours(
+        self, uid: str, pool_version: str, rows: Rows, neighbours: Rows
+    ) -> None:
+        """Keep neighbours, int32 [n, k], of rows, int32 [n], in a pool version."""
+        ...
+
+    async def get_neighbours(
+        self, uid: str, pool_version: str, k: int, rows: Rows
+    ) -> tuple[Rows, Rows]:
+        """The rows that are known, int32 [m], and their neighbours, int32 [m, k]."""
+        ...
+
+    async def put_document(
+        self, space: str, key: str, value: bytes, *, replaces: bytes | None, ttl_ms: int | None
+    ) -> bytes | None:
+        """Write a small document if it still is ``replaces`` (None: if there is none).
+
+        Returns None when written, else the value that stands there instead (empty if it is
+        gone)."""
+        ...
+
+    async def get_document(self, space: str, key: str) -> bytes | None:
+        """Read a document."""
+        ...
+
+    async def list_documents(self, space: str, after: str, count: int) -> list[tuple[str, bytes]]:
+        """Up to ``count`` documents of a space with keys greater than ``after``, in order."""
+        ...
+
+    async def delete_document(self, space: str, key: str) -> bool:
+        """Remove a document; False if there was none."""
+        ...
+
+    async def check(self) -> None:
+        """Raise `StartError` if the store cannot be trusted with labels (eviction, no AOF)."""
+        ...
+
+    def available(self) -> bool:
+        """False while the store is known not to answer (the health name ``state``)."""
+        ...
+
+    async def close(self) -> None:
+        """Close connections."""
+        ...
+
+
+def head_key(revision: int, nonce: bytes, config_version: int) -> str:
+    """Name of the head fitted on the labels up to ``revision`` under ``config_version``."""
+    return f"r{revision}-{nonce.hex()}-c{config_version}"

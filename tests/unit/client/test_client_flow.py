@@ -1,0 +1,345 @@
+"""Flows driven by hand: retry, splitting, streams. No I/O, no waiting."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coresift.client import RETRACT, UNSURE, Classes, Label, Outcome
+from coresift.client.calls import coreset, labels, leases, model, session, signals
+from coresift.client.convert import StringColumn
+from coresift.client.errors import CoresiftError, ResourceExhausted, Unavailable
+from coresift.client.flow import Ask, Emit, Open, Receive, Retry, Send, Settings, Sleep, parts
+from coresift.v1 import selection_pb2 as pb
+
+
+class Clock:
+    """A clock that only sleeping and sending move."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Driver:
+    """Performs steps with scripted answers; records what was sent and slept."""
+
+    def __init__(self, answer: Callable[[str, Any], Any], settings: Settings | None = None) -> None:
+        self.clock = Clock()
+        self.settings = settings or Settings(clock=self.clock, jitter=lambda: 0.5)
+        self.answer = answer
+        self.sent: list[Send | Open] = []
+        self.slept: list[float] = []
+        self.emitted: list[Any] = []
+
+    def run(self, flow: Any) -> Any:
+        reply: Any = None
+        failure: CoresiftError | None = None
+        try:
+            while True:
+                step = flow.send(reply) if failure is None else flow.throw(failure)
+                reply = failure = None
+                try:
+                    reply = self.perform(step)
+                except CoresiftError as error:
+                    failure = error
+        except StopIteration as stop:
+            return stop.value
+
+    def perform(self, step: Any) -> Any:
+        match step:
+            case Ask():
+                return self.settings
+            case Send():
+                self.sent.append(step)
+                return self.answer(step.name, step.request)
+            case Open():
+                self.sent.append(step)
+                return Messages(self.answer(step.name, step.request))
+            case Receive():
+                return step.stream.read()  # type: ignore[attr-defined]
+            case Sleep():
+                self.slept.append(step.seconds)
+                self.clock.now += step.seconds
+                return None
+            case Emit():
+                self.emitted.append(step.value)
+                return None
+
+
+class Messages:
+    """A stream of messages; an exception among them is raised in its turn."""
+
+    def __init__(self, messages: Iterator[Any]) -> None:
+        self._messages = iter(messages)
+        self.cancelled = False
+
+    def read(self) -> Message | None:
+        message = next(self._messages, None)
+        if isinstance(message, CoresiftError):
+            raise message
+        return message
+
+    def cancel(self) -> bool:
+        self.cancelled = True
+        return True
+
+
+def unavailable(retry_after: float | None = None) -> Unavailable:
+    after = None if retry_after is None else timedelta(seconds=retry_after)
+    return Unavailable(None, "gone", retry_after=after, code=grpc.StatusCode.UNAVAILABLE)
+
+
+def failing(failures: list[CoresiftError], reply: Message) -> Callable[[str, Any], Message]:
+    def answer(_name: str, _request: Any) -> Message:
+        if failures:
+            raise failures.pop(0)
+        return reply
+
+    return answer
+
+
+def test_retry_sends_the_same_request() -> None:
+    driver = Driver(failing([unavailable(), unavailable()], pb.DeleteSessionResponse()))
+    driver.run(session.delete_session("s"))
+    first, *others = driver.sent
+    assert len(others) == 2
+    assert all(other.request == first.request for other in others)
+    assert first.request.request_id  # type: ignore[union-attr]
+    assert driver.slept == [0.05, 0.1]
+    timeouts = [send.timeout_s for send in driver.sent if isinstance(send, Send)]
+    assert timeouts == pytest.approx([30, 29.95, 29.85])
+
+
+def test_session_calls_name_their_session() -> None:
+    driver = Driver(failing([], pb.DeleteSessionResponse()))
+    driver.run(session.delete_session("s-1"))
+    assert driver.sent[0].metadata == (("x-coresift-session", "s-1"),)
+
+
+def test_retry_info_is_honoured() -> None:
+    error = ResourceExhausted(
+        None, "busy", retry_after=timedelta(seconds=2), code=grpc.StatusCode.RESOURCE_EXHAUSTED
+    )
+    driver = Driver(failing([error], pb.DeleteSessionResponse()))
+    driver.run(session.delete_session("s"))
+    assert driver.slept == [2.05]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [code for code in grpc.StatusCode if code.name not in ("OK", "UNAVAILABLE")],
+)
+def test_other_failures_are_final(code: grpc.StatusCode) -> None:
+    driver = Driver(failing([CoresiftError(None, "no", code=code)], pb.DeleteSessionResponse()))
+    with pytest.raises(CoresiftError):
+        driver.run(session.delete_session("s"))
+    assert len(driver.sent) == 1
+
+
+def test_attempts_and_deadline_bound_the_retries() -> None:
+    driver = Driver(failing([unavailable() for _ in range(99)], pb.DeleteSessionResponse()))
+    with pytest.raises(Unavailable):
+        driver.run(session.delete_session("s"))
+    assert len(driver.sent) == driver.settings.max_attempts
+
+    driver = Driver(failing([unavailable(40)], pb.DeleteSessionResponse()))
+    with pytest.raises(Unavailable):  # the deadline comes before the server wants us back
+        driver.run(session.delete_session("s"))
+    assert driver.slept == []
+
+
+@given(st.integers(1, 12), st.floats(0, 0.999))
+def test_backoff_is_full_jitter_of_a_doubling(failures: int, jitter: float) -> None:
+    settings = Settings(clock=lambda: 0.0, jitter=lambda: jitter, max_attempts=99)
+    retry = Retry(settings, timed=False)
+    pauses = [retry.pause(unavailable()).seconds for _ in range(failures)]
+    assert pauses == pytest.approx([jitter * min(0.1 * 2**i, 5.0) for i in range(failures)])
+
+
+@given(st.integers(0, 50), st.integers(1, 7))
+def test_parts_cover_everything_once(total: int, most: int) -> None:
+    cuts = parts(total, most)
+    assert [i for cut in cuts for i in range(cut.start, cut.stop)] == list(range(total))
+    assert all(0 < cut.stop - cut.start <= most for cut in cuts)
+
+
+def add_all(name: str, request: Any) -> Message:
+    assert name == "AddLabels"
+    outcomes = [pb.LABEL_OUTCOME_NEW] * len(request.labels)
+    return pb.AddLabelsResponse(outcomes=outcomes, basis=pb.Basis(revision=len(request.labels)))
+
+
+def test_many_labels_are_split() -> None:
+    driver = Driver(add_all)
+    values = {f"i{n}": "positive" for n in range(2_001)}
+    result = driver.run(labels.add_labels("s", values, "ann", request_id="r"))
+    requests: list[Any] = [send.request for send in driver.sent]
+    assert [len(request.labels) for request in requests] == [1000, 1000, 1]
+    assert [request.request_id for request in requests] == ["r/0", "r/1", "r/2"]
+    assert result.item_ids == tuple(values)
+    assert result.counts == {Outcome.NEW: 2_001}
+    assert result.revision == 1
+
+
+def test_a_failed_part_says_what_was_recorded() -> None:
+    def answer(name: str, request: Any) -> Message:
+        if request.request_id == "r/1":
+            raise CoresiftError(None, "bad", code=grpc.StatusCode.INVALID_ARGUMENT)
+        return add_all(name, request)
+
+    values = {f"i{n}": "positive" for n in range(1_500)}
+    with pytest.raises(CoresiftError) as caught:
+        Driver(answer).run(labels.add_labels("s", values, "ann", request_id="r"))
+    assert caught.value.__notes__ == ["the first 1000 labels of this call are recorded"]
+
+
+def test_label_values_on_the_wire() -> None:
+    driver = Driver(add_all)
+    given_labels = [
+        Label("a", "cat"),
+        Label("b", Classes(["cat"], ["dog"])),
+        Label("c", UNSURE, lease_token=b"own"),
+        Label("d", RETRACT),
+    ]
+    batch = [pb.Pick(item_id=item_id, lease_token=b"batch") for item_id in "ac"]
+    driver.run(labels.add_labels("s", given_labels, "ann", batch=batch))  # type: ignore[arg-type]
+    sent: Any = driver.sent[0].request
+    kinds = [label.WhichOneof("value") for label in sent.labels]
+    assert kinds == ["class_name", "classes", "unsure", "retraction"]
+    assert [label.lease_token for label in sent.labels] == [b"batch", b"", b"own", b""]
+    assert labels._value(sent.labels[1]) == Classes(("cat",), ("dog",))
+    with pytest.raises(TypeError, match="for item 'x'"):
+        driver.run(labels.add_labels("s", [Label("x", 3)], "ann"))  # type: ignore[arg-type]
+
+
+def test_renew_without_items_is_one_call_for_all() -> None:
+    driver = Driver(failing([], pb.RenewLeasesResponse(renewed=["a"])))
+    assert driver.run(leases.renew_leases("s", "ann")).renewed == ("a",)
+    assert len(driver.sent) == 1
+
+
+def test_predict_splits_vectors_and_joins_chunks() -> None:
+    def answer(_name: str, request: Any) -> Iterator[Message]:
+        X = np.frombuffer(request.vectors.data, "<f4").reshape(-1, 2)
+        for rows in np.array_split(X[:, 0], 3):
+            yield pb.PredictResponse(
+                classes=["positive"], count=len(rows), probabilities=rows.tobytes()
+            )
+
+    driver = Driver(answer)
+    X = np.random.default_rng(0).random((20_001, 2), dtype=np.float32)
+    found = driver.run(model.predict("s", vectors=X))
+    assert [len(s.request.vectors.data) // 8 for s in driver.sent] == [10_000, 10_000, 1]  # type: ignore[union-attr]
+    np.testing.assert_array_equal(found.probabilities[:, 0], X[:, 0])
+    assert len(found.item_ids) == 0
+
+
+def test_predict_wants_one_target() -> None:
+    for targets in ({}, {"items": ["a"], "top": 3}):
+        with pytest.raises(ValueError, match="exactly one"):
+            Driver(add_all).run(model.predict("s", **targets))  # type: ignore[arg-type]
+
+
+def record(revision: int) -> pb.LabelRecord:
+    return pb.LabelRecord(revision=revision, label=pb.Label(item_id=f"i{revision}", class_name="c"))
+
+
+def test_a_stream_is_retried_only_before_its_first_message() -> None:
+    streams: list[list[Any]] = [
+        [unavailable()],
+        [pb.ListLabelsResponse(labels=[record(1), record(2)]), unavailable()],
+    ]
+    driver = Driver(lambda _name, _request: streams.pop(0))  # type: ignore[arg-type,return-value]
+    with pytest.raises(Unavailable):
+        driver.run(labels.list_labels("s"))
+    assert [entry.item_id for entry in driver.emitted] == ["i1", "i2"]
+    assert len(driver.sent) == 2
+
+
+def coreset_stream(ids: list[str]) -> list[Any]:
+    column = StringColumn.of(ids).part(0, len(ids))
+    ranks = np.arange(len(ids), dtype="<u4").tobytes()
+    scores = np.arange(len(ids), dtype="<f8").tobytes()
+    return [
+        pb.ScoreCoresetResponse(plan=pb.CoresetPlan(job_id="j")),
+        pb.ScoreCoresetResponse(progress=pb.CoresetProgress(phase="select", share=0.5)),
+        pb.ScoreCoresetResponse(chunk=pb.CoresetChunk(item_ids=column, ranks=ranks, scores=scores)),
+        pb.ScoreCoresetResponse(summary=pb.CoresetSummary(count=len(ids))),
+    ]
+
+
+def test_a_coreset_attaches_again_and_starts_its_result_over() -> None:
+    whole = coreset_stream(["a", "bc"])
+    # Each stream gets further than the attempt limit would allow: progress forgives failures.
+    streams = [[*whole[:3], unavailable()] for _ in range(20)] + [whole]
+    driver = Driver(lambda _name, _request: streams.pop(0))  # type: ignore[arg-type,return-value]
+    heard: list[float] = []
+    flow = coreset.score_coreset(
+        "random", 2, pool="p", on_progress=lambda progress: heard.append(progress.share)
+    )
+    result = driver.run(flow)
+    assert list(result.item_ids) == ["a", "bc"]
+    assert result.ranks.tolist() == [0, 1]
+    assert result.weights is None
+    assert result.summary.covering_radius is None
+    assert len(heard) == 21
+    assert len({send.request.request_id for send in driver.sent}) == 1  # type: ignore[union-attr]
+
+
+@given(st.lists(st.integers(1, 256), min_size=1, max_size=40), st.integers(1, 1000))
+def test_signal_chunks(lengths: list[int], columns: int) -> None:
+    ids = StringColumn.of([f"{n}".ljust(length, "x") for n, length in enumerate(lengths)])
+    values = np.random.default_rng(0).random((len(ids), columns), dtype=np.float32)
+    upload = signals.Upload(pb.SignalHeader(), ids, values)
+    header, *chunks = list(upload)
+    digest = hashlib.sha256()
+    for message in chunks:
+        chunk = message.chunk
+        digest.update(chunk.item_ids.data + chunk.item_ids.offsets + chunk.values)
+    assert header.header.sha256 == digest.digest()
+    assert StringColumn.joined(message.chunk.item_ids for message in chunks) == ids
+    assert b"".join(message.chunk.values for message in chunks) == values.tobytes()
+    sizes = [message.ByteSize() for message in chunks]
+    assert max(sizes) <= 1 << 20
+    assert all(size >= 256 << 10 for size in sizes[:-1])
+    assert [m.SerializeToString() for m in upload] == [
+        m.SerializeToString() for m in (header, *chunks)
+    ]
+
+
+def test_signals_must_fit_their_ids() -> None:
+    with pytest.raises(ValueError, match="for 2 items, got shape"):
+        Driver(add_all).run(signals.put_signals("p", "n", ["a", "b"], np.zeros(3)))
+
+
+def test_update_masks_what_is_given() -> None:
+    driver = Driver(failing([], pb.UpdateSessionResponse()))
+    driver.run(session.update_session("s", strategy="margin", label_budget=None))
+    request: Any = driver.sent[0].request
+    assert list(request.update_mask.paths) == ["strategy", "label_budget"]
+    assert not request.config.HasField("label_budget")
+
+
+def test_pages_are_followed() -> None:
+    def answer(_name: str, request: Any) -> Message:
+        number = int(request.page_token or 0)
+        following = str(number + 1) if number < 2 else ""
+        return pb.ListSessionsResponse(
+            sessions=[pb.Session(session_id=f"s{number}")], next_page_token=following
+        )
+
+    driver = Driver(answer)
+    driver.run(session.list_sessions())
+    assert [found.session_id for found in driver.emitted] == ["s0", "s1", "s2"]

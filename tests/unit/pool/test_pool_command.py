@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import typer
+from typer.testing import CliRunner, Result
+
+from coresift.server.commands.pool import register
+from coresift.server.pool.layout import stored
+from fixtures.pools import write_inputs
+
+X = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+
+
+def run(*words: object) -> Result:
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    register(app)
+    return CliRunner().invoke(app, ["pool", *map(str, words)])
+
+
+def test_build_append_info_verify(tmp_path: Path) -> None:
+    files = write_inputs(tmp_path, X)
+    made = run(
+        "build", files.embeddings, "--ids", files.ids, "--out", tmp_path / "p",
+        "--name", "demo", "--neighbours", 3, "--index", "ivf", "--dtype", "float16",
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    assert "pool demo" in made.output
+    assert "50 items of dimension 4" in made.output
+    facts = json.loads(run("info", tmp_path / "p", "--json").output)
+    assert facts["name"] == "demo"
+    assert facts["index"] == "ivf"
+    assert facts["dtype"] == "float16"
+    assert facts["neighbours"] == 3
+    assert facts["version"] in made.output
+    more = write_inputs(tmp_path, X[:2], ["a", "b"], "more")
+    appended = run(
+        "append", tmp_path / "p", more.embeddings, "--ids", more.ids, "--out", tmp_path / "q"
+    )
+    assert appended.exit_code == 0, appended.output
+    shown = run("info", tmp_path / "q").output
+    assert "52" in shown
+    assert facts["version"] in shown
+    verified = run("verify", tmp_path / "q")
+    assert verified.exit_code == 0
+    assert "are whole" in verified.output
+
+
+def test_errors_are_one_line(tmp_path: Path) -> None:
+    files = write_inputs(tmp_path, np.where(np.arange(50)[:, None] == 4, np.nan, X))
+    out = tmp_path / "p"
+    for result in (
+        run("build", files.embeddings, "--ids", files.ids, "--out", out),
+        run("build", tmp_path / "none.npy", "--ids", files.ids, "--out", out),
+        run("build", files.embeddings, "--ids", tmp_path, "--out", out),
+        run("append", tmp_path, files.embeddings, "--ids", files.ids, "--out", out),
+        run("info", tmp_path),
+        run("verify", tmp_path),
+    ):
+        assert result.exit_code == 1
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.count("\n") == 1
+        assert isinstance(result.exception, SystemExit)
+    assert not out.exists()
+
+
+def test_verify_finds_damage(tmp_path: Path) -> None:
+    files = write_inputs(tmp_path, X)
+    run("build", files.embeddings, "--ids", files.ids, "--out", tmp_path / "p")
+    path = tmp_path / "p" / stored(0)
+    content = bytearray(path.read_bytes())
+    content[7] ^= 8
+    path.write_bytes(content)
+    result = run("verify", tmp_path / "p")
+    assert result.exit_code == 1
+    assert f"{path} is damaged" in result.stderr

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from coresift.server.pool import ids as ids_module
+from coresift.server.pool.ids import ItemIds, write_ids
+from coresift.server.pool.strings import hash_strings, to_layout
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
+
+
+def opened(folder: Path, ids: list[str]) -> ItemIds:
+    write_ids(folder, pa.array(ids, pa.large_string()))
+    return ItemIds.open(folder, len(ids))
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(names, min_size=1, max_size=40, unique=True), st.lists(names, max_size=10))
+def test_round_trip(tmp_path: Path, stored: list[str], others: list[str]) -> None:
+    ids = opened(tmp_path, stored)
+    wanted = [*reversed(stored), *others]
+    expected = [stored.index(name) if name in stored else -1 for name in wanted]
+    assert ids.rows_of(wanted).tolist() == expected
+    rows = np.array([row for row in expected if row >= 0])
+    assert ids.ids_of(rows) == [stored[row] for row in rows]
+    data, offsets = ids.column(rows)
+    places = np.frombuffer(offsets, np.int32)
+    assert [data[a:b].decode() for a, b in zip(places[:-1], places[1:], strict=True)] == [
+        stored[row] for row in rows
+    ]
+
+
+def test_equal_hashes_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def three(data: object, offsets: object) -> object:
+        return hash_strings(data, offsets) % np.uint64(3)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ids_module, "hash_strings", three)
+    stored = [f"näme {i}" for i in range(200)]
+    ids = opened(tmp_path, stored)
+    assert ids.rows_of([*stored, "other", "x", "y"]).tolist() == [*range(200), -1, -1, -1]
+
+
+def test_strange_requests(tmp_path: Path) -> None:
+    ids = opened(tmp_path, ["a", "?", "\ufffd"])
+    assert ids.rows_of(["\ud800", "", "a"]).tolist() == [-1, -1, 0]
+    assert ids.rows_of([]).tolist() == []
+    assert ids.ids_of(np.array([], np.int64)) == []
+    assert ids.column(np.array([], np.int64)) == (b"", b"\0\0\0\0")
+    for wrong in ([-1], [3]):
+        with pytest.raises(IndexError):
+            ids.ids_of(np.array(wrong))
+
+
+def test_hash_depends_on_every_byte_and_the_length() -> None:
+    base = "x" * 40
+    texts = [base[:n] for n in range(41)] + [base[:i] + "y" + base[i + 1 :] for i in range(40)]
+    hashes = hash_strings(*to_layout(pa.array(texts, pa.large_string())))
+    assert len(set(hashes.tolist())) == len(texts)
+
+
+def test_a_million_ids(tmp_path: Path) -> None:
+    numbers = pa.array(np.arange(1_000_000))
+    write_ids(tmp_path, numbers.cast(pa.large_string()))
+    ids = ItemIds.open(tmp_path, 1_000_000)
+    rows = np.random.default_rng(0).integers(0, 1_000_000, 1000)
+    assert ids.rows_of([str(row) for row in rows]).tolist() == rows.tolist()
