@@ -209,7 +209,11 @@ def test_refused_tables(tmp_path: Path) -> None:
         pq.write_table(pa.table({"id": ["a", "b"], "embedding": column}), path)
         refused(BuildOptions(files, tmp_path / "p"), words)
     refused(BuildOptions(InputFiles(path, embedding_column="e"), tmp_path / "p"), "no column 'e'")
-    refused(BuildOptions(InputFiles(path, id_column="e"), tmp_path / "p"), "")
+    lists = pa.array([[1.0, 2.0], [2.0, 1.0]], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"id": ["a", "b"], "embedding": lists}), path)
+    refused(
+        BuildOptions(InputFiles(path, id_column="e"), tmp_path / "p"), "no column 'e'; it has: "
+    )
 
 
 def test_refused_options(tmp_path: Path) -> None:

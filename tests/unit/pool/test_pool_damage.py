@@ -57,10 +57,8 @@ def test_any_flipped_byte_is_found(pool: Path) -> None:
 def test_any_missing_or_cut_file_is_found(pool: Path) -> None:
     for path in all_files(pool):
         content = path.read_bytes()
-        for cut in (content[:-1], b"", content + b"x"):
+        for cut in (content[:-2], b"", content + b"x"):
             path.write_bytes(cut)
-            if path.name == layout.MANIFEST and cut == content + b"x":
-                continue
             with pytest.raises(StartError, match=path.name):
                 Pool.open(pool)
         path.unlink()
@@ -87,7 +85,7 @@ def test_newer_format(pool: Path) -> None:
 @pytest.mark.parametrize("text", ["[]", "{}", "null", '{"format_version": "x"}', "\x00"])
 def test_senseless_manifest(pool: Path, text: str) -> None:
     (pool / layout.MANIFEST).write_text(text)
-    with pytest.raises(StartError, match="manifest.json"):
+    with pytest.raises(StartError, match=r"manifest\.json"):
         Pool.open(pool)
 
 

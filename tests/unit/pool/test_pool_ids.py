@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +32,7 @@ def test_round_trip(tmp_path: Path, stored: list[str], others: list[str]) -> Non
     assert ids.ids_of(rows) == [stored[row] for row in rows]
     data, offsets = ids.column(rows)
     places = np.frombuffer(offsets, np.int32)
-    assert [data[a:b].decode() for a, b in zip(places[:-1], places[1:], strict=True)] == [
-        stored[row] for row in rows
-    ]
+    assert [data[a:b].decode() for a, b in pairwise(places)] == [stored[row] for row in rows]
 
 
 def test_equal_hashes_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,9 +104,9 @@ def simulate(
         (name, n, f"{ap:.4f}", f"{recall:.1%}", f"{share:.1%}", f"{p50:.1f} ms")
         for name, n, ap, recall, share, p50 in report.table(result)
     ]
-    title = f"{data.name}: {len(wanted)} concepts, {seeds} seeds, pool of {len(data.labels):,}"
+    counts = f"concepts {len(wanted)}, seeds {seeds}, pool of {len(data.labels):,} items"
     headings = ("method", "labels", "mAP", "recall", "considered", "NextBatch p50")
-    print_table(headings, rows, title)
+    print_table(headings, rows, f"{data.name}: {counts}")
     if full_ap:
         typer.echo(f"full supervision: mAP {result['full_supervision']['map_concepts']:.4f}")
     if found and differences:

@@ -6,14 +6,8 @@ that a crash leaves no half pool.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +19,7 @@ import pyarrow as pa
 from coresift.server.pool import layout
 from coresift.server.pool.canonical import Metric
 from coresift.server.pool.checksums import FileChecksum, checksum_file, write_checksums
+from coresift.server.pool.directory import link_or_copy, new_directory
 from coresift.server.pool.failures import BuildError
 from coresift.server.pool.finish import finish
 from coresift.server.pool.ids import write_ids
@@ -116,7 +111,7 @@ def build_pool(options: BuildOptions, progress: Progress | None = None) -> Manif
     if not 0 <= options.neighbours <= MAX_NEIGHBOURS:
         raise BuildError(f"neighbours must be 0..{MAX_NEIGHBOURS}, not {options.neighbours}")
     name = _checked_name(options.name or options.out.name)
-    with _new_directory(options.out) as directory:
+    with new_directory(options.out) as directory:
         items = _read_items(options.files, directory / _SPOOL, options.dtype)
         dtype: Dtype = options.dtype or (
             "float16" if items.array.dtype == np.float16 else "float32"
@@ -159,7 +154,7 @@ def append_pool(options: AppendOptions, progress: Progress | None = None) -> Man
     report = progress or silent
     parent = Pool.open(options.parent)
     try:
-        with _new_directory(options.out) as directory:
+        with new_directory(options.out) as directory:
             old = parent.manifest
             items = _read_items(options.files, directory / _SPOOL, old.dtype)
             if items.array.shape[1] != old.dimension:
@@ -169,7 +164,7 @@ def append_pool(options: AppendOptions, progress: Progress | None = None) -> Man
                 )
             _require_new(items.ids, parent)
             for name in parent.segment_files():
-                _link(options.parent / name, directory / name)
+                link_or_copy(options.parent / name, directory / name)
             draft = replace(old, parent=old.version)
             ids = joined_strings([parent.ids.strings, items.ids])
             table = joined(parent.metadata_table, old.items, items.metadata, len(items.ids))
@@ -284,44 +279,3 @@ def _checked_name(name: str) -> str:
     if not 1 <= len(name.encode()) <= 128 or not name.isprintable():
         raise BuildError(f"the name {name!r} must have 1..128 printable bytes: use --name")
     return name
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
-
-
-@contextmanager
-def _new_directory(out: Path) -> Iterator[Path]:
-    """A temporary sibling that becomes ``out`` if the block ends well, else disappears."""
-    out = out.absolute()
-    if out.exists() or out.is_symlink():
-        raise BuildError(f"{out} exists already: name another --out or remove it")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    except OSError as problem:
-        raise BuildError(f"{out} cannot be made: {problem.strerror}") from None
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        _sync(temporary)
-        temporary.rename(out)
-    except OSError as problem:
-        if problem.errno == errno.ENOSPC:
-            raise BuildError(f"no space left beside {out}") from None
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _sync(directory: Path) -> None:
-    """Make the files last a power failure before the rename shows them."""
-    for path in [*directory.iterdir(), directory]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -21,7 +21,7 @@ _COPY_ROWS = 65_536
 _CPU_BLOCK = 8 * 2**20
 _GPU_BLOCK = 256 * 2**20
 
-_TORCH_PAYS = 2**23
+_TORCH_PAYS = 2**25
 """Numbers in a float16 segment from which torch is worth its import on the CPU.
 
 1M x 256 with one output: NumPy 370 ms, torch 35 ms on two threads. Not torch for the

@@ -6,10 +6,10 @@ from coresift.server.state.cache_operations import CacheOperations
 from coresift.server.state.document_operations import DocumentOperations
 from coresift.server.state.label_operations import LabelOperations
 from coresift.server.state.link import Link, Observe
-from coresift.server.state.session_operations import SessionOperations
+from coresift.server.state.removal_operations import RemovalOperations
 
 
-class RedisStore(SessionOperations, LabelOperations, CacheOperations, DocumentOperations):
+class RedisStore(RemovalOperations, LabelOperations, CacheOperations, DocumentOperations):
     """Implements `coresift.server.state.store.Store`; made by `connect`.
 
     Every operation is one script (creation, deletion and listing are a few), at most 1 s long.

@@ -1,4 +1,4 @@
-"""Sessions come and go: create, read, list, configure, delete, purge.
+"""Sessions are made, found and configured.
 
 A session is created in three steps: its name record (which holds everything needed), its place
 in the listing, its data. Whoever meets a name without data finishes the other two, so a crash
@@ -8,7 +8,6 @@ in between loses nothing.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,51 +15,16 @@ from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state import keys, scripts
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.link import Link
+from coresift.server.state.names import Name, numbers
 from coresift.server.state.replies import checked, pack, record_of, refusal, unpack
 from coresift.server.state.store import ANSWER_MS, Request, SessionRecord, Settings
 
 LIST_PIECE = 200
-PURGE_PIECE = 100
 KNOWN_UIDS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Name:
-    """A name record: all that is needed to create its session."""
-
-    session_id: str
-    uid: str
-    secret: bytes
-    settings: Settings
-    request: Request
-
-    def packed(self) -> bytes:
-        return pack(
-            [
-                self.session_id,
-                self.uid,
-                self.secret,
-                *_numbers(self.settings),
-                self.settings.config,
-                self.request.request_id,
-                self.request.digest,
-            ]
-        )
-
-    @classmethod
-    def unpacked(cls, blob: bytes) -> _Name:
-        session_id, uid, secret, quota, budget, config, request_id, digest = unpack(blob)
-        settings = Settings(quota, budget if budget >= 0 else None, config)
-        request = Request(request_id.decode(), digest)
-        return cls(session_id.decode(), uid.decode(), secret, settings, request)
-
-
-def _numbers(settings: Settings) -> tuple[int, int]:
-    return settings.quota, -1 if settings.budget is None else settings.budget
-
-
 class SessionOperations:
-    """The part of the store that makes, finds and removes sessions."""
+    """The part of the store that makes and finds sessions."""
 
     _link: Link
 
@@ -84,7 +48,7 @@ class SessionOperations:
         digest, noted_id = unpack(note)
         if digest != request.digest:
             raise refusal(Reason.REQUEST_ID_REUSED)
-        name = _Name(
+        name = Name(
             noted_id.decode(), secrets.token_hex(12), secrets.token_bytes(32), settings, request
         )
         try:
@@ -94,7 +58,7 @@ class SessionOperations:
                 await scripts.EQUALS_DELETE.run(client, [note_key], [note])
             raise
 
-    async def _take(self, name: _Name) -> _Name:
+    async def _take(self, name: Name) -> Name:
         """The name record that stands, if this request made it."""
         client = self._link.client
         key = keys.name_key(name.session_id)
@@ -102,15 +66,15 @@ class SessionOperations:
             return name
         standing = await client.get(key)
         if standing is not None:
-            other = _Name.unpacked(standing)
+            other = Name.unpacked(standing)
             if other.request == name.request:
                 return other
         raise _exists(name.session_id)
 
-    async def _finish(self, name: _Name) -> SessionRecord:
+    async def _finish(self, name: Name) -> SessionRecord:
         client = self._link.client
         await client.zadd(keys.SESSIONS, {name.session_id: 0})
-        quota, budget = _numbers(name.settings)
+        quota, budget = numbers(name.settings)
         arguments = {
             "i": name.session_id,
             "s": name.secret,
@@ -140,7 +104,7 @@ class SessionOperations:
         blob = await self._link.client.get(keys.name_key(session_id))
         if blob is None:
             raise refusal(Reason.SESSION_NOT_FOUND)
-        name = _Name.unpacked(blob)
+        name = Name.unpacked(blob)
         reply = await scripts.READ.run(
             self._link.client, SessionKeys(name.uid).of_script(), [name.uid]
         )
@@ -174,7 +138,7 @@ class SessionOperations:
             for session_id in ids:
                 pipe.get(keys.name_key(session_id))
             blobs = await pipe.execute()
-            names = [_Name.unpacked(blob) for blob in blobs if blob is not None]
+            names = [Name.unpacked(blob) for blob in blobs if blob is not None]
             for name in names:
                 call = scripts.READ.call(SessionKeys(name.uid).of_script(), [name.uid])
                 pipe.execute_command("EVALSHA", *call)
@@ -195,7 +159,7 @@ class SessionOperations:
         self, uid: str, request: Request, settings: Settings, expected_version: int
     ) -> SessionRecord:
         """See `Store.configure`."""
-        quota, budget = _numbers(settings)
+        quota, budget = numbers(settings)
         arguments = {
             "q": request.request_id,
             "d": request.digest,
@@ -213,72 +177,6 @@ class SessionOperations:
             ),
         )
         return record_of(unpack(checked(reply)[1])[b"r"])
-
-    async def delete(self, session_id: str, request: Request) -> int:
-        """See `Store.delete`."""
-        return await self._link.commit("delete", lambda: self._delete(session_id, request))
-
-    async def _delete(self, session_id: str, request: Request) -> int:
-        client = self._link.client
-        blob = await client.get(keys.name_key(session_id))
-        if blob is None:
-            raise refusal(Reason.SESSION_NOT_FOUND)
-        uid = _Name.unpacked(blob).uid
-        session = SessionKeys(uid).of_script(request.request_id)
-        if (await scripts.READ.run(client, session, [uid]))[0] == b"missing":
-            await self._finish(_Name.unpacked(blob))
-        # Listed for removal first: a crash then leaves nothing that is never removed.
-        seconds, micros = await client.time()
-        purge_ms = seconds * 1000 + micros // 1000 + ANSWER_MS
-        await client.zadd(keys.DELETED, {f"{uid} {session_id}": purge_ms}, nx=True)
-        reply = await scripts.DELETE.run(client, session, [uid, pack({"d": request.digest})])
-        answer = unpack(checked(reply)[1])
-        await client.zrem(keys.SESSIONS, session_id)
-        self._uids.pop(session_id, None)
-        return int(answer[b"p"])
-
-    async def purge(self) -> int:
-        """See `Store.purge`."""
-        purged = 0
-        while True:
-            looked_at, removed = await self._link.commit("purge", self._purge_piece)
-            purged += removed
-            if looked_at < PURGE_PIECE:
-                return purged
-
-    async def _purge_piece(self) -> tuple[int, int]:
-        client = self._link.client
-        seconds, _ = await client.time()
-        due = await client.zrangebyscore(keys.DELETED, "-inf", seconds * 1000, 0, PURGE_PIECE)
-        removed = 0
-        for member in due:
-            uid, session_id = member.decode().split(" ", 1)
-            removed += await self._purge_session(uid, session_id, member)
-        return len(due), removed
-
-    async def _purge_session(self, uid: str, session_id: str, member: bytes) -> bool:
-        client = self._link.client
-        session = SessionKeys(uid)
-        reply = checked(await scripts.EXPIRED.run(client, session.of_script(), [uid]))
-        if reply[0] == b"deleted" and not reply[2]:
-            await client.zadd(keys.DELETED, {member: int(reply[1])})
-            return False
-        if reply[0] != b"live":  # "live": the deletion was begun and never done
-            await self._forget_name(uid, session_id)
-        if reply[0] == b"deleted":
-            tables = [name.decode() for name in reply[3].split(b",") if name]
-            await client.unlink(*session.data(tables))
-        await client.zrem(keys.DELETED, member)
-        return bool(reply[0] == b"deleted")
-
-    async def _forget_name(self, uid: str, session_id: str) -> None:
-        # The name goes last: until then nobody can create, and so list, another of this id.
-        client = self._link.client
-        key = keys.name_key(session_id)
-        blob = await client.get(key)
-        if blob is not None and _Name.unpacked(blob).uid == uid:
-            await client.zrem(keys.SESSIONS, session_id)
-            await scripts.EQUALS_DELETE.run(client, [key], [blob])
 
 
 def _exists(session_id: str) -> CoresiftError:

@@ -1,0 +1,50 @@
+.PHONY: help install check test test-long demo serve bench clean
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+POOL ?= out/pool
+OUT ?= out
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Make .venv with everything, at the versions of constraints.txt
+
+$(INSTALLED): pyproject.toml constraints.txt proto/generate.py $(wildcard proto/coresift/v1/*.proto)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Coresift needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[server,cpu,simulate]' --group check --group test
+	@touch $@
+
+check: $(INSTALLED) ## Lint, types, layers, API
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p coresift.server -p coresift.client
+	$(BIN)/mypy tests
+	$(BIN)/lint-imports --no-cache
+	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against ../tests/data/api.binpb
+
+test: $(INSTALLED) ## Every test but the long ones
+	$(BIN)/pytest -m "not long"
+
+test-long: $(INSTALLED) ## The tests that take minutes
+	$(BIN)/pytest -m long
+
+demo: $(INSTALLED) ## A simulated labeling campaign on real data, with a table and curves
+	$(BIN)/coresift simulate tests/data/clinc150 --concepts 4 --seeds 1 --budget 1000 --out $(OUT)/demo
+
+$(POOL): | $(INSTALLED)
+	$(BIN)/coresift pool build tests/data/clinc150/embeddings.npy --ids tests/data/clinc150/ids.txt.gz \
+	  --metadata tests/data/clinc150/items.jsonl.gz --name clinc150 --out $@
+
+serve: $(INSTALLED) $(POOL) ## Serve the pool of the demo on 127.0.0.1:50051 (POOL=DIR for another)
+	$(BIN)/coresift serve --pool $(POOL)
+
+bench: $(INSTALLED) ## Measure at 1M x 256 on this machine
+	$(BIN)/python -m tests.benchmarks --out $(OUT)/bench
+
+clean: ## Remove what was made
+	rm -rf .venv out dist

@@ -1,0 +1,46 @@
+"""Name records: what leads from a session's id to its keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coresift.server.state.replies import pack, unpack
+from coresift.server.state.store import Request, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A name record: all that is needed to create its session."""
+
+    session_id: str
+    uid: str
+    secret: bytes
+    settings: Settings
+    request: Request
+
+    def packed(self) -> bytes:
+        """As it stands in Redis."""
+        return pack(
+            [
+                self.session_id,
+                self.uid,
+                self.secret,
+                *numbers(self.settings),
+                self.settings.config,
+                self.request.request_id,
+                self.request.digest,
+            ]
+        )
+
+    @classmethod
+    def unpacked(cls, blob: bytes) -> Name:
+        """From what stands in Redis."""
+        session_id, uid, secret, quota, budget, config, request_id, digest = unpack(blob)
+        settings = Settings(quota, budget if budget >= 0 else None, config)
+        request = Request(request_id.decode(), digest)
+        return cls(session_id.decode(), uid.decode(), secret, settings, request)
+
+
+def numbers(settings: Settings) -> tuple[int, int]:
+    """Quota and budget (-1: none) as the scripts take them."""
+    return settings.quota, -1 if settings.budget is None else settings.budget

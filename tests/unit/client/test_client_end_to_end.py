@@ -1,0 +1,307 @@
+"""Both clients, the command line and the simulation against a real server on a real Redis."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from coresift.client import (
+    RETRACT,
+    UNSURE,
+    All,
+    AlreadyExists,
+    AsyncClient,
+    Client,
+    Conflict,
+    CoresetProgress,
+    CoresiftError,
+    InvalidInput,
+    Label,
+    Metric,
+    NotFound,
+    Outcome,
+    Phase,
+    PreconditionFailed,
+    Reason,
+    Seals,
+    SignalKind,
+    Task,
+)
+from coresift.client.cli import build
+from coresift.client.simulation.dataset import Dataset, load
+from coresift.client.simulation.server import own_service
+
+POOL = "tiny"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Two classes of 400 and 100 items around two directions, in 16 dimensions."""
+    folder = tmp_path_factory.mktemp("tiny")
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [400, 100]).astype(np.int32)
+    X = rng.normal(size=(500, 16)) + 2 * np.eye(16)[labels]
+    np.save(folder / "embeddings.npy", X.astype(np.float32))
+    np.save(folder / "labels.npy", labels)
+    np.save(folder / "test_index.npy", np.arange(0, 500, 5))
+    (folder / "label_names.json").write_text('["many", "few"]')
+    ids = "".join(f"item-{n:03}\n" for n in range(500))
+    (folder / "ids.txt.gz").write_bytes(gzip.compress(ids.encode()))
+    return load(folder)
+
+
+@pytest.fixture(scope="module")
+def target(data: Dataset) -> Iterator[str]:
+    with own_service(data, POOL) as target:
+        yield target
+
+
+@pytest.fixture
+def client(target: str) -> Iterator[Client]:
+    with Client(target) as client:
+        yield client
+
+
+def truth(data: Dataset, item_ids: list[str]) -> dict[str, str]:
+    place = {item_id: n for n, item_id in enumerate(data.item_ids)}
+    return {i: ("negative", "positive")[data.labels[place[i]]] for i in item_ids}
+
+
+def test_the_readme_in_small(client: Client, data: Dataset) -> None:
+    session = client.create_session(POOL, candidates=Seals(20), seed=7)
+    hits = client.search_pool(POOL, item_id=data.item_ids[-1], count=20)
+    assert data.item_ids[-1] not in {hit.item_id for hit in hits}
+    similarities = [hit.similarity for hit in hits]
+    assert similarities == sorted(similarities, reverse=True)
+    client.add_labels(session, truth(data, [hit.item_id for hit in hits]), "ann")
+    client.add_labels(session, truth(data, list(data.item_ids[:20])), "ann")
+    batch = client.next_batch(session, "ann", size=20)
+    assert batch.phase is Phase.SELECTING
+    assert len(batch) == 20
+    result = client.add_labels(session, truth(data, batch.item_ids), "ann", batch=batch)
+    assert result.counts == {Outcome.NEW: 20}
+    progress = client.progress(session)
+    assert progress.labelled_items == 60
+    assert progress.live_leases == 0
+    assert progress.basis.revision == result.revision
+    assert 0 < progress.considered_share <= 1
+    head = client.head(session)
+    predictions = client.predict(session, vectors=data.test_vectors)
+    expected = 1 / (1 + np.exp(-head.logits(data.test_vectors)))
+    np.testing.assert_allclose(predictions.probabilities, expected, atol=1e-5)
+    top = client.predict(session, top=5)
+    again = client.predict(session, items=list(top.item_ids))
+    np.testing.assert_allclose(again.probabilities, top.probabilities, atol=1e-6)
+    scores = client.score_vectors(session, data.test_vectors)
+    assert scores.scores.shape == (100,)
+    coreset = client.score_coreset("max_entropy", 30, session=session)
+    assert len(set(coreset.item_ids)) == 30
+
+
+def test_session_life(client: Client) -> None:
+    session = client.create_session(
+        POOL,
+        Task.MULTICLASS,
+        ["a", "b", "c"],
+        strategy="margin",
+        candidates=All(),
+        label_budget=5,
+        session_id="mine/1",
+        lease_duration=60,
+    )
+    assert session.session_id == "mine/1"
+    assert session.label_budget == 5
+    assert session.lease_duration.total_seconds() == 60
+    assert client.get_session("mine/1") == session
+    with pytest.raises(AlreadyExists) as caught:
+        client.create_session(POOL, session_id="mine/1")
+    assert caught.value.reason is Reason.SESSION_EXISTS
+    updated = client.update_session(session, strategy="random", label_budget=None)
+    assert (updated.strategy, updated.label_budget, updated.candidates) == ("random", None, All())
+    with pytest.raises(Conflict):
+        client.update_session(session, strategy="margin", expected_config_version=1)
+    assert "mine/1" in [found.session_id for found in client.list_sessions(page_size=1)]
+    assert client.delete_session(session).timestamp() > time.time() + 23 * 3600
+    with pytest.raises(NotFound):
+        client.get_session(session)
+
+
+def test_leases_and_labels(client: Client, data: Dataset) -> None:
+    session = client.create_session(POOL, seed=1)
+    batch = client.next_batch(session, "ann", size=4)
+    assert batch.phase is Phase.COLD_START
+    a, b, c, d = batch.item_ids
+    held = {lease.item_id: lease for lease in client.list_leases(session, "ann", page_size=1)}
+    assert held.keys() == {a, b, c, d}
+    assert {pick.lease_token for pick in batch} == {lease.lease_token for lease in held.values()}
+    renewal = client.renew_leases(session, "ann", lease_duration=3600)
+    assert set(renewal.renewed) == {a, b, c, d}
+    assert client.release_leases(session, "ann", [a], "skip") == [a]
+    labels = [Label(b, "positive"), Label(c, UNSURE), Label(d, "negative")]
+    first = client.add_labels(session, labels, "ann", batch=batch)
+    client.add_labels(session, [Label(d, RETRACT)], "ann")
+    assert client.add_labels(session, {b: "negative"}, "ann").outcomes == (Outcome.CORRECTED,)
+    records = list(client.list_labels(session))
+    assert [(r.item_id, r.value) for r in records[:3]] == [(x.item_id, x.value) for x in labels]
+    assert [r.outcome for r in records[3:]] == [Outcome.RETRACTED, Outcome.CORRECTED]
+    only_first = client.list_labels(session, first.revision, first.revision + 1)
+    assert [r.item_id for r in only_first] == [b, c, d]
+    with pytest.raises(PreconditionFailed) as caught:
+        client.head(session)
+    assert caught.value.reason is Reason.HEAD_NOT_FITTED
+    del data
+
+
+def test_refusals_name_the_field(client: Client) -> None:
+    session = client.create_session(POOL)
+    with pytest.raises(InvalidInput) as caught:
+        client.next_batch(session, "ann", size=1001)
+    assert caught.value.reason is Reason.INVALID_FIELD
+    assert [violation.field for violation in caught.value.field_violations] == ["size"]
+    with pytest.raises(InvalidInput) as caught:
+        client.predict(session, vectors=np.zeros((1, 3)))
+    with pytest.raises(NotFound) as missing:
+        client.add_labels(session, {"nobody": "positive"}, "ann")
+    assert missing.value.reason is Reason.ITEM_NOT_FOUND
+    with pytest.raises(InvalidInput) as caught:
+        client.add_labels(session, {}, "ann")
+
+
+def test_writes_are_repeatable(client: Client, data: Dataset) -> None:
+    session = client.create_session(POOL)
+    first = client.next_batch(session, "ann", 3, request_id="r1")
+    assert client.next_batch(session, "ann", 3, request_id="r1") == first
+    with pytest.raises(InvalidInput) as caught:
+        client.next_batch(session, "ann", 4, request_id="r1")
+    assert caught.value.reason is Reason.REQUEST_ID_REUSED
+    del data
+
+
+def test_pools(client: Client, data: Dataset) -> None:
+    [pool] = client.list_pools()
+    assert pool == client.get_pool(POOL)
+    assert (pool.items, pool.dimension, pool.metric) == (400, 16, Metric.COSINE)
+    found = client.search_pool(POOL, vector=data.vectors[3], count=1)
+    assert found[0].item_id == data.item_ids[3]
+    assert found[0].similarity == pytest.approx(1, abs=1e-5)
+
+
+def test_signals(client: Client, data: Dataset) -> None:
+    values = np.random.default_rng(0).random((400, 2), dtype=np.float32)
+    backwards = list(data.item_ids)[::-1]
+    signal = client.put_signals(POOL, "two", backwards, values, columns=["a", "b"])
+    assert (signal.count, signal.columns, signal.kind) == (400, ("a", "b"), SignalKind.NUMBER)
+    classes = client.put_signals(POOL, "class", data.item_ids, data.labels, kind="class")
+    assert classes.kind is SignalKind.CLASS
+    assert [found.name for found in client.list_signals(POOL)] == ["class", "two"]
+    with pytest.raises(AlreadyExists):
+        client.put_signals(POOL, "two", data.item_ids, values)
+    client.delete_signals(POOL, "two")
+    client.delete_signals(POOL, "class")
+    assert list(client.list_signals(POOL)) == []
+    with pytest.raises(InvalidInput):
+        client.put_signals(POOL, "short", data.item_ids[:3], np.zeros(3))
+
+
+def test_coresets(client: Client, data: Dataset) -> None:
+    heard: list[CoresetProgress] = []
+    result = client.score_coreset("k_center", 25, pool=POOL, seed=3, on_progress=heard.append)
+    assert len(set(result.item_ids)) == 25
+    assert result.ranks.tolist() == list(range(25))
+    assert result.weights is not None
+    assert result.weights.sum() == 400
+    assert result.summary.covering_radius is not None
+    assert result.scores[-1] >= result.summary.covering_radius
+    assert result.plan.pool_items == 400
+    again = client.score_coreset("k_center", 25, pool=POOL, seed=3)
+    assert again.item_ids == result.item_ids
+    assert client.cancel_coreset(result.plan.job_id) is False
+    with pytest.raises(InvalidInput) as caught:
+        client.score_coreset("nonsense", 5, pool=POOL)
+    assert caught.value.reason is Reason.UNKNOWN_METHOD
+    with pytest.raises(CoresiftError):
+        client.score_coreset("random", 401, pool=POOL)
+    del data
+
+
+async def test_the_asynchronous_client(target: str, data: Dataset) -> None:
+    async with AsyncClient(target) as client:
+        session = await client.create_session(POOL, candidates=All())
+        await client.add_labels(session, truth(data, list(data.item_ids[::40])), "ann")
+        batch = await client.next_batch(session, "ann", 5)
+        assert batch.phase is Phase.SELECTING
+        await client.add_labels(session, truth(data, batch.item_ids), "ann", batch=batch)
+        records = [record async for record in client.list_labels(session)]
+        assert len(records) == 15
+        assert session.session_id in [s.session_id async for s in client.list_sessions()]
+        coreset = await client.score_coreset("random", 7, pool=POOL)
+        assert len(coreset) == 7
+        assert (await client.predict(session, top=3)).probabilities.shape == (3, 1)
+
+
+def invoke(*words: str, code: int = 0) -> str:
+    result = CliRunner().invoke(build(), words, catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_the_command_line(target: str, data: Dataset, tmp_path: Path) -> None:
+    server = ("--server", target)
+    words = ("session", "create", POOL, "--id", "cli", "--candidates", "seals:10", *server)
+    assert "seals:10" in invoke(*words)
+    found = json.loads(invoke("search", POOL, data.item_ids[0], "-n", "3", "--json", *server))
+    assert len(found) == 3
+    lines = tmp_path / "labels.txt"
+    answers = truth(data, list(data.item_ids[::40]))
+    lines.write_text("".join(f"{item}={label}\n" for item, label in answers.items()))
+    words = ("label", "cli", "--annotator", "ann", "--file", str(lines), *server)
+    assert "10 new" in invoke(*words)
+    batch = json.loads(invoke("next", "cli", "-a", "ann", "-n", "2", "--json", *server))
+    assert batch["phase"] == "selecting"
+    first, second = (pick["item_id"] for pick in batch["picks"])
+    words = ("label", "cli", f"{first}=positive", "--unsure", second, "-a", "ann", *server)
+    assert "2 new" in invoke(*words)
+    assert "selecting" in invoke("next", "cli", "-a", "ann", *server)
+    shown = json.loads(invoke("session", "show", "cli", "--json", *server))
+    assert shown["progress"]["labelled_items"] == 12
+    assert "cli" in invoke("session", "list", *server)
+    out = tmp_path / "core.parquet"
+    invoke("coreset", "k_center", "9", "--pool", POOL, "--out", str(out), *server)
+    table = pq.read_table(out)
+    assert table.column_names == ["item_id", "rank", "score", "weight"]
+    assert table["rank"].to_pylist() == list(range(9))
+    assert set(table["item_id"].to_pylist()) <= set(data.item_ids)
+    assert sum(table["weight"].to_pylist()) == 400
+    assert "is deleted" in invoke("session", "delete", "cli", *server)
+
+
+def test_simulation_of_shipped_picks(clinc150: Path, tmp_path: Path) -> None:
+    entries: list[dict[str, Any]] = json.loads((clinc150 / "reference_picks.json").read_text())
+    chosen = [entry for entry in entries if entry["concept"] == "are_you_a_bot"]
+    (tmp_path / "picks.json").write_text(json.dumps(chosen))
+    words = ("--picks", str(tmp_path / "picks.json"), "--out", str(tmp_path))
+    invoke("simulate", str(clinc150), *words)
+    found = json.loads((tmp_path / "picks_agreement.json").read_text())
+    assert [(e["method"], e["n"]) for e in found] == [(e["method"], e["n"]) for e in chosen]
+    assert min(entry["agree"] for entry in found) >= 99
+
+
+def test_simulation_of_shipped_curves(clinc150: Path, tmp_path: Path) -> None:
+    methods = "MaxEnt-All,MLP-All,MaxEnt-SEALS,MLP-SEALS,MaxEnt-SEALS@10"
+    words = ("--concepts", "2", "--seeds", "2", "--budget", "400", "--methods", methods)
+    output = invoke("simulate", str(clinc150), *words, "--no-full", "--out", str(tmp_path))
+    result = json.loads((tmp_path / "curves.json").read_text())
+    assert result["agreement"]["agrees"], output
+    assert len(result["agreement"]["worst"]) == 5 * 3
+    assert result["mean"]["MLP-SEALS"]["n"] == [100, 200, 300, 400]
+    assert set(result["latency_ms"]["MLP-All"]) == {"NextBatch", "AddLabels"}
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
