@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["fixtures.redis"]
+pytest_plugins = ["fixtures.redis", "fixtures.servers", "fixtures.nearly_right"]

@@ -42,6 +42,7 @@ def measure_labeling(
         began = time.perf_counter()
         batch = client.next_batch(session, "a", size=BATCH)
         first = time.perf_counter() - began
+        before = server.metrics()
         for _ in range(rounds):
             _think(client, session.session_id)
             named = np.array([int(pick.item_id[5:]) for pick in batch.picks])
@@ -53,6 +54,7 @@ def measure_labeling(
             labels.append(labelled - began)
             batches.append(ended - labelled)
             pairs.append(ended - began)
+        after = server.metrics()
         considered = client.progress(session).considered_share
     return {
         "ready s": server.ready_s,
@@ -61,6 +63,7 @@ def measure_labeling(
         "NextBatch(100) p50 ms": 1e3 * float(np.median(batches)),
         "NextBatch(100) p95 ms": 1e3 * float(np.quantile(batches, 0.95)),
         "pair p50 ms": 1e3 * float(np.median(pairs)),
+        **_stages(before, after, rounds),
         "considered share": considered,
         "resident bytes / pool bytes": server.resident_bytes() / pool.nbytes(),
     }
@@ -70,6 +73,16 @@ def _labels(pool: BenchPool, rows: np.ndarray) -> dict[str, str]:  # type: ignor
     return {
         f"item-{row:08d}": "positive" if pool.clusters[row] == CONCEPT else "negative"
         for row in rows.tolist()
+    }
+
+
+def _stages(before: dict[str, float], after: dict[str, float], rounds: int) -> dict[str, float]:
+    """Mean ms a round spent in each stage of NextBatch (neighbours: during think time)."""
+    name = 'coresift_next_batch_stage_seconds_sum{{stage="{}"}}'
+    return {
+        f"stage {stage} ms": 1e3 * (after[key] - before.get(key, 0.0)) / rounds
+        for stage in ("catch_up", "neighbours", "fit", "score", "claim")
+        if (key := name.format(stage)) in after
     }
 
 

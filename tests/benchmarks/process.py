@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from urllib.request import urlopen
 
 import psutil
 
@@ -42,8 +43,16 @@ class Server:
                 raise RuntimeError((root / "log").read_text())
             time.sleep(0.01)
         self.ready_s = time.perf_counter() - began
-        self.listen = str(json.loads(ready.read_text())["listen"])
+        addresses = json.loads(ready.read_text())
+        self.listen, self._metrics = str(addresses["listen"]), str(addresses["metrics"])
         return self
+
+    def metrics(self) -> dict[str, float]:
+        """All samples of /metrics: name with labels to value."""
+        with urlopen(f"http://{self._metrics}/metrics") as answer:  # noqa: S310 - our own server
+            lines = answer.read().decode().splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, value in pairs}
 
     def resident_bytes(self) -> int:
         """Resident memory of the server process."""

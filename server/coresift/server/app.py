@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
+from threadpoolctl import threadpool_limits
 
 from coresift.server.artifacts import Artifacts
 from coresift.server.config import ServeConfig, address, resolve_device
@@ -72,6 +73,8 @@ async def run(config: ServeConfig) -> None:
 async def serving(config: ServeConfig) -> AsyncIterator[tuple[str, str]]:
     """A running server; yields the addresses of gRPC and of /metrics. Leaving it drains."""
     began = time.perf_counter()
+    # For the whole process: see `coresift.server.pool.parallel`.
+    threadpool_limits(1, user_api="blas")
     metrics = Metrics()
     metrics.build_info.labels(version("coresift")).set(1)
     async with AsyncExitStack() as stack:

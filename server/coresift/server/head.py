@@ -212,15 +212,19 @@ def _newton(
         return c * value + 0.5 * float(penalty @ theta), c * (slope @ X) + penalty, logits
 
     value, gradient, logits = evaluate(theta)
-    for _ in range(100):
-        if np.linalg.norm(gradient) <= 1e-3 * GRADIENT_TOLERANCE * c:  # quadratic: nearly free
+    factor = None
+    for _ in range(200):
+        before = float(np.linalg.norm(gradient))
+        if before <= 1e-3 * GRADIENT_TOLERANCE * c:  # quadratic: nearly free
             break
-        probability = expit(logits)
-        curvature = c * (present + absent) * probability * (1 - probability)
-        hessian = (X * curvature[:, None]).T @ X
-        hessian[np.diag_indices_from(hessian)] += ridge
-        hessian[-1, -1] += 1e-12 * c  # the intercept's curvature may vanish when saturated
-        step = cho_solve(cho_factor(hessian, overwrite_a=True), gradient)
+        if factor is None:
+            probability = expit(logits)
+            curvature = c * (present + absent) * probability * (1 - probability)
+            hessian = (X * curvature[:, None]).T @ X
+            hessian[np.diag_indices_from(hessian)] += ridge
+            hessian[-1, -1] += 1e-12 * c  # the intercept's curvature may vanish when saturated
+            factor = cho_factor(hessian, overwrite_a=True)
+        step = cho_solve(factor, gradient)
         slope, size = float(gradient @ step), 1.0
         while size > 1e-10:
             trial = evaluate(theta - size * step)
@@ -231,6 +235,9 @@ def _newton(
             break  # no descent left in float64
         theta = theta - size * step
         value, gradient, logits = trial
+        # Near the optimum an old Hessian still gains a digit a step, for a hundredth of its cost.
+        if np.linalg.norm(gradient) > 0.1 * before:
+            factor = None
     return theta[:-1], float(theta[-1])
 
 

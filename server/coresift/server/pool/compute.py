@@ -18,6 +18,9 @@ class Compute(Protocol):
     block_bytes: int
     """How much float32 a block should hold."""
 
+    spread: bool
+    """Whether blocks may be worked on by several threads at once."""
+
     def vectors(self, start: int, stop: int) -> Floats:
         """Vectors of the slots [start, stop), float32 [m, d]."""
         ...
@@ -41,6 +44,7 @@ class HostCompute:
     """Blocked NumPy products over the mapped rows."""
 
     block_bytes = 16 * 2**20
+    spread = True
 
     def __init__(self, segment: Segment, metric: Metric) -> None:
         self._segment = segment

@@ -66,6 +66,8 @@ class DeviceCompute:
     On the CPU over the mapped rows themselves, on a GPU over a copy of the segment there.
     """
 
+    spread = False  # torch spreads each product itself
+
     def __init__(self, segment: Segment, metric: Metric, device: torch.device) -> None:
         import torch
 

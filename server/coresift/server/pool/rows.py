@@ -13,6 +13,7 @@ from coresift.server.pool.canonical import Metric, pair_similarities, product_er
 from coresift.server.pool.compute import Compute
 from coresift.server.pool.device import compute_for
 from coresift.server.pool.failures import Cancelled
+from coresift.server.pool.parallel import in_order
 from coresift.server.pool.segment import Segment
 
 T = TypeVar("T")
@@ -88,11 +89,20 @@ class VectorRows:
         return vectors
 
     def scan(self, visit: Callable[[Block], T], *, stop: Stop | None = None) -> Iterator[T]:
-        """What ``visit`` makes of each block, in a fixed order. Cancelled once ``stop`` says so."""
+        """What ``visit`` makes of each block, in a fixed order. Cancelled once ``stop`` says so.
+
+        ``visit`` runs on several threads at once.
+        """
         for segment, compute in zip(self.segments, self.computes, strict=True):
-            for start, end in self.spans(segment.items, compute):
+
+            def work(
+                span: tuple[int, int], segment: Segment = segment, compute: Compute = compute
+            ) -> T:
                 check(stop)
-                yield visit(Block(segment, compute, start, end))
+                return visit(Block(segment, compute, *span))
+
+            spans = self.spans(segment.items, compute)
+            yield from in_order(work, spans) if compute.spread else map(work, spans)
 
     def spans(self, items: int, compute: Compute) -> Iterator[tuple[int, int]]:
         """Half-open blocks of ``items`` slots."""

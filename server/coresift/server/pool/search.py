@@ -8,6 +8,8 @@ import numpy as np
 
 from coresift.server.pool.arrays import Doubles, Floats, Longs, Rows
 from coresift.server.pool.canonical import best_first
+from coresift.server.pool.compute import Compute
+from coresift.server.pool.parallel import in_order
 from coresift.server.pool.rows import Stop, VectorRows, check
 from coresift.server.pool.segment import Segment
 
@@ -133,12 +135,22 @@ def scan_all(
         if segment.first < first_row:
             continue
         step = max(_SEARCH_SLOTS, compute.block_bytes // (4 * QUERY_ROWS))
-        for start in range(0, segment.items, step):
+
+        def nearest(
+            start: int,
+            step: int = step,
+            items: int = segment.items,
+            compute: Compute = compute,
+        ) -> tuple[Longs, Longs, Floats]:
             check(stop)
-            end = min(segment.items, start + step)
-            queries, slots, values = compute.nearest(
-                start, end, batch, k, shortlist.floor, shortlist.slack
-            )
+            # The floor may rise meanwhile: an older one only lets a few more pairs through.
+            end = min(items, start + step)
+            return compute.nearest(start, end, batch, k, shortlist.floor, shortlist.slack)
+
+        starts = range(0, segment.items, step)
+        for queries, slots, values in (
+            in_order(nearest, starts) if compute.spread else map(nearest, starts)
+        ):
             shortlist.add(queries, _rows_of(segment, slots), values)
 
 

@@ -33,7 +33,7 @@ def random_order(seed: int, purpose: str, items: int, count: int) -> Rows:
     count = min(count, items)
     priority = priorities(seed, purpose, np.arange(items, dtype=np.int32))
     chosen = np.arange(items, dtype=np.int32)
-    if count < items:
+    if 0 < count < items:
         threshold = np.partition(priority, items - count)[items - count]
         chosen = np.flatnonzero(priority >= threshold).astype(np.int32)
     return chosen[np.lexsort((chosen, -priority[chosen]))][:count]

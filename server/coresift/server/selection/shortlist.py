@@ -85,7 +85,7 @@ def top(
     for rows, logits in blocks:
         scores = strategy.score(rows, logits)
         near = np.flatnonzero(scores >= threshold - 2 * bound)
-        near = near[~_contains(excluded, rows[near])]
+        near = near[~contains(excluded, rows[near])]
         kept_rows.append(rows[near])
         kept_scores.append(scores[near])
         seen += len(rows)
@@ -135,8 +135,8 @@ def predicted_classes(head: Head, logits: Float64s) -> npt.NDArray[np.int16]:
     return np.asarray(logits.argmax(axis=1), np.int16)
 
 
-def _contains(ascending: Rows, rows: Rows) -> npt.NDArray[np.bool_]:
-    """Which of ``rows`` stand in ``ascending``."""
+def contains(ascending: Rows, rows: Rows) -> npt.NDArray[np.bool_]:
+    """Which of ``rows`` stand in ``ascending``, bool [n]."""
     if not len(ascending):
         return np.zeros(len(rows), np.bool_)
     place = np.searchsorted(ascending, rows)

@@ -19,7 +19,7 @@ from coresift.server.session.proposals import Proposed, expansion, proposals
 from coresift.server.session.ranking import PickReason, Ranking
 from coresift.server.session.tokens import SALT_BYTES, lease_token
 from coresift.server.session.workers import Workers
-from coresift.server.state.entries import ExpiryEntry, LabelsEntry
+from coresift.server.state.entries import LabelsEntry
 from coresift.server.state.store import (
     MAX_PROPOSALS,
     Behind,
@@ -101,16 +101,21 @@ class Labeling:
             _check_reached("min_revision", ask.min_revision, live.view.revision)
         for _ in range(MAX_TRIPS):
             ranking = await self._ranking(live, began, ask)
+            # Looked up now: while this call waits its turn, another one may sync the view.
+            is_fresh = live.synced_since(began)
             async with live.claiming:
-                claim = await self._claim(live, ask, ranking, began)
+                if _is_outdated(live, ask, ranking, is_fresh):
+                    continue
+                claim = await self._claim(live, ask, ranking, is_fresh)
                 claimed_at = time.monotonic()
                 with self._metrics.stage("claim"):
                     result = await self._store.claim(live.uid, claim)
                 match result:
                     case Granted():
-                        live.apply(result.entries, claimed_at)
-                        expired = any(isinstance(e, ExpiryEntry) for e in result.entries)
-                        if result.rows or not expired:
+                        if not result.replayed:
+                            live.apply(result.entries, claimed_at)
+                        # Nothing granted from an old view says nothing: look again.
+                        if result.rows or not result.entries:
                             return self._answer(live, ask, result)
                     case Behind():
                         live.apply(result.entries, claimed_at)
@@ -130,12 +135,15 @@ class Labeling:
                 return ranking
         return await live.ranked(began)
 
-    async def _claim(self, live: LiveSession, ask: Ask, ranking: Ranking, began: float) -> Claim:
+    async def _claim(self, live: LiveSession, ask: Ask, ranking: Ranking, is_fresh: bool) -> Claim:
+        """The claim of a ranking; ``is_fresh``: it has every label acknowledged before the call."""
         snapshot = ranking.snapshot
-        proposed = await self._propose(live, ask, ranking)
-        # Once the view has been synced during this call, its revision is all the caller needs.
+        position = -1
+        while position != live.view.position:  # replay needs the view that was proposed from
+            position = live.view.position
+            proposed = await self._propose(live, ask, ranking)
         min_revision = ask.min_revision
-        if min_revision is None and live.synced_since(began):
+        if min_revision is None and is_fresh:
             min_revision = snapshot.revision
         context = msgpack.packb(
             [
@@ -149,9 +157,7 @@ class Labeling:
             annotator=ask.annotator,
             size=ask.size,
             lease_ms=ask.lease_ms or live.config.lease_ms,
-            view=ViewKey(
-                live.view.position, snapshot.revision, snapshot.nonce, snapshot.config_version
-            ),
+            view=ViewKey(position, snapshot.revision, snapshot.nonce, snapshot.config_version),
             min_revision=min_revision,
             proposals=proposed,
             context=context,
@@ -190,7 +196,9 @@ class Labeling:
         next_available_ms = None
         if not picks:
             waiting = granted.next_deadline_ms is not None and (
-                granted.budget_spent or live.view.waits_for(ask.annotator)
+                live.view.waits_for_budget(ask.annotator, live.pool.manifest.items)
+                if granted.budget_spent
+                else live.view.waits_for(ask.annotator)
             )
             phase = "WAITING" if waiting else "EXHAUSTED"
             next_available_ms = granted.next_deadline_ms if waiting else None
@@ -276,6 +284,13 @@ class Labeling:
         """Live leases of an annotator (or all, for an empty name), by row, then annotator."""
         leases = await self._store.leases(live.uid)
         return [lease for lease in leases if not annotator or lease.annotator == annotator]
+
+
+def _is_outdated(live: LiveSession, ask: Ask, ranking: Ranking, is_fresh: bool) -> bool:
+    """Whether the view has learnt of labels that the call's ranking should include."""
+    return (
+        not is_fresh and ask.min_revision is None and ranking.snapshot.revision < live.view.revision
+    )
 
 
 def _check_reached(field: str, wanted: int, revision: int) -> None:

@@ -127,7 +127,7 @@ class Lifecycle:
             unfitted = [n for n, ok in zip(names, state.head.fitted, strict=True) if not ok]
         elif config.task is Task.BINARY:
             unfitted = _head_classes(config)
-        done = sum(len(item) >= config.votes_per_item for item in view.votes.values())
+        done = {row for row, item in view.votes.items() if len(item) >= config.votes_per_item}
         return Progress(
             config=config,
             config_version=view.config_version,
@@ -144,7 +144,7 @@ class Lifecycle:
             unfitted_classes=tuple(unfitted),
             hidden_items=len(view.hidden),
             budget_spent=budget is not None and view.vote_count >= budget,
-            exhausted=done + len(view.hidden - view.votes.keys()) >= items,
+            exhausted=len(done | view.hidden) >= items,
         )
 
 

@@ -6,28 +6,30 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import Head
 from coresift.server.metrics import Metrics
 from coresift.server.pool.pool import Pool
+from coresift.server.session.candidates import Candidates
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.neighbourhood import Neighbourhood
 from coresift.server.session.pools import Pools
 from coresift.server.session.ranking import HeadState, Ranking, Snapshot, fit_head, rank
 from coresift.server.session.view import View
 from coresift.server.session.workers import Workers
-from coresift.server.state.entries import Entry, ExpiryEntry
-from coresift.server.state.store import SessionRecord, Store
-
-Rows = npt.NDArray[np.int32]
+from coresift.server.state.entries import Entry, ExpiryEntry, LabelsEntry
+from coresift.server.state.store import LogRead, SessionRecord, Store, ViewKey
 
 LOG_PAGE = 2_000
 """Log entries read at a time."""
 CACHED_SESSIONS = 1_000
+KEPT_BYTES = 1 << 30
+"""Memory for vectors of candidates, over all sessions."""
+NO_CANDIDATES = Candidates(np.empty(0, np.int32))
 FIRST_DEPTH = 2_000
 """Rows of a first ranking; deeper ones are made when these are used up."""
 
@@ -53,7 +55,7 @@ class LiveSession:
         self.ranking: Ranking | None = None
         self.head_state: HeadState | None = None
         self._neighbourhood: Neighbourhood | None = None
-        self._candidates: tuple[int, Rows] = (0, np.empty(0, np.int32))
+        self._candidates: tuple[int, Candidates] = (0, NO_CANDIDATES)
         self._synced_at = -np.inf
 
     @property
@@ -78,12 +80,14 @@ class LiveSession:
             current = self._neighbourhood = Neighbourhood(
                 self.uid, pool, k, self._store, self._workers, self._metrics
             )
-            self._candidates = (0, np.empty(0, np.int32))
+            self._candidates = (0, NO_CANDIDATES)
         return current
 
     def apply(self, entries: Iterable[Entry], seen_at: float) -> None:
         """Apply entries that the store returned to a call begun at ``seen_at``."""
         entries = tuple(entries)
+        if entries and entries[0].position > self.view.position + 1:
+            return  # the view was dropped meanwhile
         self.view.apply(entries)
         self._synced_at = max(self._synced_at, seen_at)
         expired = sum(len(e.leases) for e in entries if isinstance(e, ExpiryEntry))
@@ -102,23 +106,42 @@ class LiveSession:
     async def sync(self, began: float) -> None:
         """Make the view include everything acknowledged before ``began`` (monotonic seconds)."""
         while self._synced_at < began:
-            seen_at = time.monotonic()
+            seen_at, view, key = time.monotonic(), self.view, self.view.key()
             with self._metrics.stage("catch_up"):
-                read = await self._store.log(self.uid, self.view.position, LOG_PAGE)
-            record, revision = read.record, self.view.revision
-            behind_itself = record.position < self.view.position
-            if behind_itself or (record.revision == revision and record.nonce != self.view.nonce):
+                read = await self._store.log(self.uid, key.position, LOG_PAGE)
+                is_rewound = await self._is_rewound(key, read.record)
+            if view is not self.view:
+                continue  # dropped meanwhile
+            if is_rewound:
                 self.rewound()
                 continue
-            self.view.apply(read.entries)
-            if self.view.position >= record.position:
+            view.apply(read.entries)
+            if view.position >= read.record.position:
                 self.apply((), seen_at)
-                self._adopt(read.head)
+                self._adopt(read)
 
-    def _adopt(self, packed: bytes | None) -> None:
+    async def _is_rewound(self, key: ViewKey, record: SessionRecord) -> bool:
+        """Whether the log at hand is not the one that a view of ``key`` was built from."""
+        if record.position < key.position or record.revision < key.revision:
+            return True
+        if record.revision == key.revision:
+            return record.nonce != key.nonce
+        if not key.revision:
+            return False
+        # Labels came since: the entry at the view's revision must still be the one it applied.
+        at = (await self._store.log(self.uid, key.revision - 1, 1)).entries[0]
+        return not isinstance(at, LabelsEntry) or at.nonce != key.nonce
+
+    def _adopt(self, read: LogRead) -> None:
         """Use the head that another replica published for the view's revision."""
-        state = self.head_state
-        if packed is not None and (state is None or not self._current(state.snapshot)):
+        state, record, packed = self.head_state, read.record, read.head
+        # A claim may have moved the view beyond what was read.
+        of_view = (record.revision, record.nonce, record.config_version) == (
+            self.view.revision,
+            self.view.nonce,
+            self.view.config_version,
+        )
+        if packed is not None and of_view and (state is None or not self._current(state.snapshot)):
             self.head_state = HeadState(Snapshot.of(self.view), Head.unpack(packed))
 
     def _current(self, snapshot: Snapshot) -> bool:
@@ -158,7 +181,7 @@ class LiveSession:
         async with self._refreshing:
             state = await self._fitted(began)
             if self.ranking is None or self.ranking.snapshot is not state.snapshot:
-                candidates = await self._candidate_rows(state.snapshot)
+                candidates = await self._grown_candidates(state.snapshot)
                 self.ranking = await self._rank(state, candidates, FIRST_DEPTH)
                 self._observe(candidates)
             return self.ranking
@@ -171,41 +194,54 @@ class LiveSession:
             self.ranking = deeper
         return deeper
 
-    async def _rank(self, state: HeadState, candidates: Rows | None, depth: int) -> Ranking:
+    async def _rank(self, state: HeadState, candidates: Candidates | None, depth: int) -> Ranking:
         pool = self.pool
         with self._metrics.stage("score"):
             return await self._workers.run(lambda: rank(pool, state, candidates, depth))
 
-    async def _candidate_rows(self, snapshot: Snapshot) -> Rows | None:
-        """Candidates, ascending (labelled ones among them); None for the whole pool.
+    async def _grown_candidates(self, snapshot: Snapshot) -> Candidates | None:
+        """The candidates of a snapshot; None for the whole pool.
 
         SEALS: the union of the neighbours of every item that ever had a label. It only grows.
         """
         neighbourhood = self.neighbourhood
         if neighbourhood is None:
             return None
-        done, rows = self._candidates
+        done, candidates = self._candidates
         if done < len(snapshot.ever):
-            found = await neighbourhood.of(snapshot.ever[done:])
-            rows = await self._workers.run(lambda: np.union1d(rows, found).astype(np.int32))
-            self._candidates = (len(snapshot.ever), rows)
-        return rows
+            found, pool = await neighbourhood.of(snapshot.ever[done:]), self.pool
+            candidates = await self._workers.run(lambda: candidates.grown(pool, found, KEPT_BYTES))
+            if neighbourhood is self._neighbourhood:  # else the configuration changed meanwhile
+                self._candidates = (len(snapshot.ever), candidates)
+        return candidates
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of the candidates' vectors."""
+        return self._candidates[1].nbytes
+
+    def shed(self) -> None:
+        """Give that memory back: the next rankings gather vectors from the pool."""
+        done, candidates = self._candidates
+        self._candidates = (done, Candidates(candidates.rows))
+        if self.ranking is not None and self.ranking.candidates is not None:
+            self.ranking = replace(self.ranking, candidates=self._candidates[1])
 
     async def candidate_counts(self, began: float) -> tuple[int, float]:
         """Unlabelled candidates, and the share of the pool that is labelled or a candidate."""
         async with self._refreshing:
             await self.sync(began)
             snapshot = Snapshot.of(self.view)
-            candidates = await self._candidate_rows(snapshot)
+            candidates = await self._grown_candidates(snapshot)
         items, labelled = self.pool.manifest.items, snapshot.labelled()
         if candidates is None:
             return items - len(labelled), 1.0
-        considered = len(np.union1d(candidates, snapshot.ever))
-        return int((~np.isin(candidates, labelled)).sum()), considered / items
+        considered = len(np.union1d(candidates.rows, snapshot.ever))
+        return int((~np.isin(candidates.rows, labelled)).sum()), considered / items
 
-    def _observe(self, candidates: Rows | None) -> None:
+    def _observe(self, candidates: Candidates | None) -> None:
         items = self.pool.manifest.items
-        count = items if candidates is None else len(candidates)
+        count = items if candidates is None else len(candidates.rows)
         self._metrics.candidates.observe(count)
         self._metrics.considered.observe(count / items)
 
@@ -227,7 +263,17 @@ class LiveSessions:
             while len(self._sessions) > CACHED_SESSIONS:
                 self._sessions.popitem(last=False)
         self._sessions.move_to_end(session_id)
+        self._shed()
         return live
+
+    def _shed(self) -> None:
+        """Keep the memory of candidates' vectors in bounds: those not used for longest go."""
+        kept = sum(live.kept_bytes for live in self._sessions.values())
+        for live in self._sessions.values():
+            if kept <= KEPT_BYTES:
+                break
+            kept -= live.kept_bytes
+            live.shed()
 
     def drop(self, session_id: str) -> bool:
         """Forget a session; False if it was not cached."""

@@ -14,15 +14,13 @@ from coresift.server.pool.pool import Pool
 from coresift.server.selection.priority import random_order
 from coresift.server.selection.shortlist import Scored, fast_weights, top
 from coresift.server.selection.strategies import STRATEGIES, Strategy
+from coresift.server.session.candidates import BLOCK, Candidates
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.labels import pack_class, training_targets
 from coresift.server.session.view import View
 from coresift.server.state.store import head_key
 
 Rows = npt.NDArray[np.int32]
-
-FETCH_ROWS = 65_536
-"""Candidates gathered at a time: bounds the memory of a pass."""
 
 
 class PickReason(IntEnum):
@@ -88,13 +86,13 @@ class Ranking:
 
     Attributes:
         state: labels and head that it comes from.
-        candidates: ascending rows that were ranked, labelled ones among them; None: the pool.
+        candidates: what was ranked; None: the pool.
         scored: the rows; not ``complete`` where more candidates exist beyond the last.
         reason: why these rows.
     """
 
     state: HeadState
-    candidates: Rows | None
+    candidates: Candidates | None
     scored: Scored
     reason: PickReason
 
@@ -114,11 +112,11 @@ def fit_head(pool: Pool, snapshot: Snapshot) -> Head | None:
     return fit(config.task, config.head, TrainingSet(pool.fetch(rows[places]), targets, opposed))
 
 
-def rank(pool: Pool, state: HeadState, candidates: Rows | None, depth: int) -> Ranking:
+def rank(pool: Pool, state: HeadState, candidates: Candidates | None, depth: int) -> Ranking:
     """The first ``depth`` rows to label (or all there are).
 
     Args:
-        candidates: ascending rows, or None for the whole pool. Rows with a vote are left out.
+        candidates: None for the whole pool. Rows with a vote are left out.
     """
     snapshot = state.snapshot
     strategy, excluded = snapshot.strategy(), snapshot.labelled()
@@ -128,8 +126,10 @@ def rank(pool: Pool, state: HeadState, candidates: Rows | None, depth: int) -> R
     used = state.head if strategy.needs_head else None
     if candidates is None:
         blocks = whole_pool(pool, used)
+    elif used is None:
+        blocks = _without_logits(candidates.rows)
     else:
-        blocks = _some_rows(pool, used, candidates)
+        blocks = candidates.logits(pool, used)
     scored = top(strategy, used, blocks, pool.fetch, excluded, depth, pool.max_norm)
     return Ranking(state, candidates, scored, PickReason.EXPLOIT)
 
@@ -140,23 +140,16 @@ Blocks = Iterator[tuple[Rows, npt.NDArray[np.float32]]]
 def whole_pool(pool: Pool, head: Head | None, stop: Callable[[], bool] | None = None) -> Blocks:
     """All rows by blocks with their fast logits, float32 [m, K'] of the fitted columns."""
     if head is None:
-        for start in range(0, pool.manifest.items, FETCH_ROWS):
-            end = min(start + FETCH_ROWS, pool.manifest.items)
-            yield np.arange(start, end, dtype=np.int32), np.empty((end - start, 0), np.float32)
+        yield from _without_logits(np.arange(pool.manifest.items, dtype=np.int32))
         return
     weights, bias = fast_weights(head)
     yield from pool.scan(lambda block: (block.rows, block.product(weights) + bias), stop=stop)
 
 
-def _some_rows(pool: Pool, head: Head | None, rows: Rows) -> Blocks:
-    if head is not None:
-        weights, bias = fast_weights(head)
-    for start in range(0, len(rows), FETCH_ROWS):
-        part = rows[start : start + FETCH_ROWS]
-        if head is None:
-            yield part, np.empty((len(part), 0), np.float32)
-        else:
-            yield part, pool.fetch(part) @ weights + bias
+def _without_logits(rows: Rows) -> Blocks:
+    for start in range(0, len(rows), BLOCK):
+        part = rows[start : start + BLOCK]
+        yield part, np.empty((len(part), 0), np.float32)
 
 
 def _cold_start(pool: Pool, snapshot: Snapshot, depth: int) -> Scored:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from coresift.server.session.candidates import Candidates
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.pools import Pools
 from coresift.server.session.proposals import expansion, proposals
@@ -134,7 +135,7 @@ class _Player:
         candidates = None
         if view.config.seals_k is not None:
             neighbours = self._neighbours_of(view.config, snapshot.ever)
-            candidates = np.unique(neighbours).astype(np.int32)
+            candidates = Candidates(np.unique(neighbours).astype(np.int32))
         self._ranking = rank(pool, state, candidates, DEPTH)
         return self._ranking
 

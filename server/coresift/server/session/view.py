@@ -131,6 +131,19 @@ class View:
             for row, holders in self.leases.items()
         )
 
+    def waits_for_budget(self, annotator: str, items: int) -> bool:
+        """Whether the ends of leases would leave the annotator budget and an item."""
+        budget = self.config.label_budget
+        if budget is not None and self.vote_count >= budget:
+            return False
+        full = (
+            row
+            for row, voters in self.votes.items()
+            if annotator in voters or len(voters) >= self.config.votes_per_item
+        )
+        skipped = (row for row, name in self.skips if name == annotator)
+        return len({*full, *skipped, *self.hidden}) < items
+
     def blocked_rows(self, annotator: str) -> Rows:
         """Rows, ascending, that have a vote or are not free for the annotator."""
         leased = (row for row in self.leases if not self.free_for(row, annotator))
