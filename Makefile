@@ -25,7 +25,7 @@ check: $(INSTALLED) ## Lint, types, layers, API
 	$(BIN)/mypy -p coresift.server -p coresift.client
 	$(BIN)/mypy tests
 	$(BIN)/lint-imports --no-cache
-	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against ../tests/data/api.binpb
+	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against released.binpb
 
 test: $(INSTALLED) ## Every test but the long ones
 	$(BIN)/pytest -m "not long"

@@ -16,8 +16,12 @@ Float64s = npt.NDArray[np.float64]
 
 FRONTIER = 1_024
 """Rows whose distances are kept exact: those that may be farthest."""
-CHUNK = 4_096
-"""Centres of one product."""
+TIES = 16_384
+"""Rows of equal bounds that a frontier takes in: bounds its memory where many are alike."""
+PRODUCT = 2**22
+"""Numbers of one product."""
+PAIRS = 8_192
+"""Rows and centres whose exact distances are taken at a time."""
 
 
 def k_center(pool: Pool, request: Request) -> Selection:
@@ -75,12 +79,12 @@ class _Distances:
 
         def visit(block: Block) -> tuple[Rows, Float64s]:
             nearest = np.full(len(block.rows), np.inf)
-            for start in range(0, len(first), CHUNK):
-                part = np.ascontiguousarray(first[start : start + CHUNK].T, np.float32)
+            step = _columns(len(block.rows))
+            for start in range(0, len(first), step):
+                part = np.ascontiguousarray(first[start : start + step].T, np.float32)
                 product = block.product(part).astype(np.float64)
-                np.minimum(
-                    nearest, (norms[start : start + CHUNK] - 2 * product).min(axis=1), out=nearest
-                )
+                squared = norms[start : start + step] - 2 * product
+                np.minimum(nearest, squared.min(axis=1), out=nearest)
             return block.rows, nearest + (block.vectors().astype(np.float64) ** 2).sum(axis=1)
 
         for rows, squared in pool.scan(visit, stop=request.stop):
@@ -92,12 +96,13 @@ class _Distances:
 
         May be empty: then bounds were tightened, and the next call sees farther.
         """
-        rows, X, distances, outside = self._frontier()
+        rows, X, distances, outside, ahead = self._frontier()
         found: list[tuple[int, float]] = []
         while len(found) < wanted:
             place = int(distances.argmax())  # the first of equals: rows ascend
             distance = float(distances[place])
-            if distance <= outside or distance == -np.inf:
+            leads = distance > outside or (distance == outside and rows[place] < ahead)
+            if not leads or distance == -np.inf:
                 break
             found.append((int(rows[place]), distance))
             self._added.append(X[place])
@@ -110,29 +115,33 @@ class _Distances:
     def radius(self) -> float:
         """The largest distance that is left: the covering radius."""
         while True:
-            rows, _, distances, outside = self._frontier()
+            rows, _, distances, outside, _ = self._frontier()
             self._bounds[rows] = distances
             self._exact[rows] = len(self._added)
             if distances.max() >= outside:
                 return max(0.0, float(distances.max()))
 
-    def _frontier(self) -> tuple[Rows, Float64s, Float64s, float]:
-        """Rows with the largest bounds, ascending, their vectors and exact distances, and the
-        largest bound outside."""
+    def _frontier(self) -> tuple[Rows, Float64s, Float64s, float, int]:
+        """Rows with the largest bounds, ascending, their vectors and exact distances, the
+        largest bound outside, and a row that stands before all that have it (or 0)."""
         bounds = self._bounds
         place = max(0, len(bounds) - FRONTIER)
         least = np.partition(bounds, place)[place]
-        rows = np.flatnonzero(bounds >= least).astype(np.int32)
-        outside = float(bounds[bounds < least].max(initial=-np.inf))
+        ties = np.flatnonzero(bounds == least)
+        rows = np.concatenate([np.flatnonzero(bounds > least), ties[:TIES]])
+        rows = np.sort(rows).astype(np.int32)
+        outside, ahead = float(bounds[bounds < least].max(initial=-np.inf)), 0
+        if len(ties) > TIES:
+            outside, ahead = float(least), int(ties[TIES])
         X = self._pool.fetch(rows).astype(np.float64)
-        return rows, X, self._refresh(rows, X), outside
+        return rows, X, self._refresh(rows, X), outside, ahead
 
     def _refresh(self, rows: Rows, X: Float64s) -> Float64s:
         """Exact distances of rows, from their bounds and the centres not yet accounted for."""
         distances = self._bounds[rows].copy()
         fresh = (self._exact[rows] < 0) & (distances > -np.inf)
         if fresh.any():
-            distances[fresh] = self._to_first(X[fresh])
+            distances[fresh] = _nearest(X[fresh], self._first)[1]
         since = np.maximum(self._exact[rows], 0)
         order = np.argsort(since, kind="stable")
         for number in range(int(since.min()), len(self._added)):
@@ -140,19 +149,6 @@ class _Distances:
             closer = _distance(X[behind], self._added[number])
             distances[behind] = np.minimum(distances[behind], closer)
         return distances
-
-    def _to_first(self, X: Float64s) -> Float64s:
-        """Exact distances to the nearest of the first centres, found by a float64 product."""
-        norms = (self._first**2).sum(axis=1)
-        nearest, least = np.zeros(len(X), np.int64), np.full(len(X), np.inf)
-        for start in range(0, len(self._first), CHUNK):
-            part = self._first[start : start + CHUNK]
-            squared = norms[start : start + CHUNK] - 2 * (X @ part.T)
-            best = squared.argmin(axis=1)
-            value = squared[np.arange(len(X)), best]
-            nearest = np.where(value < least, best + start, nearest)
-            least = np.minimum(value, least)
-        return _distance(X, self._first[nearest])
 
 
 def _distance(X: Float64s, centre: Float64s) -> Float64s:
@@ -163,21 +159,69 @@ def _distance(X: Float64s, centre: Float64s) -> Float64s:
     return np.asarray(np.sqrt(((X - centre) ** 2).sum(axis=1)))
 
 
+def _nearest(X: Float64s, centres: Float64s) -> tuple[npt.NDArray[np.int64], Float64s]:
+    """Place of the nearest centre (the first of equals) of each row of X, and its distance.
+
+    A product tells which centres may be nearest, their exact distances decide.
+    """
+    nearest, least = np.zeros(len(X), np.int64), np.full(len(X), np.inf)
+    norms = (centres**2).sum(axis=1)
+    slack = _slack(X.shape[1], np.float64) * ((X**2).sum(axis=1) + norms.max())
+    step = _columns(len(X))
+    for start in range(0, len(centres), step):
+        part = centres[start : start + step]
+        squared = norms[start : start + step] - 2 * (X @ part.T)
+        rows, places = np.nonzero(squared <= (squared.min(axis=1) + slack)[:, None])
+        distances = np.empty(len(rows))
+        for at in range(0, len(rows), PAIRS):
+            pairs = slice(at, at + PAIRS)
+            distances[pairs] = _distance(X[rows[pairs]], part[places[pairs]])
+        order = np.lexsort((places, distances, rows))
+        first = order[np.unique(rows[order], return_index=True)[1]]
+        closer = distances[first] < least
+        nearest[closer] = places[first][closer] + start
+        least[closer] = distances[first][closer]
+    return nearest, least
+
+
+def _slack(dimension: int, dtype: type[np.floating]) -> float:
+    """Twice the error of a squared distance from a product, in units of both squared norms."""
+    return 8.0 * (dimension + 16) * float(np.finfo(dtype).eps)
+
+
+def _columns(rows: int) -> int:
+    """How many centres a product with ``rows`` rows may have."""
+    return max(16, PRODUCT // max(rows, 1))
+
+
 def _cluster_sizes(pool: Pool, centres: Rows, request: Request) -> Float64s:
-    """How many rows are nearest to each centre, float64; a tie goes to the earlier centre."""
+    """How many rows are nearest to each centre, float64; a tie goes to the earlier centre.
+
+    A float32 product decides where one centre is clearly nearest, exact distances elsewhere.
+    """
     vectors = pool.fetch(centres)
-    norms = (vectors**2).sum(axis=1)
+    exact = vectors.astype(np.float64)
+    norms = (exact**2).sum(axis=1)
+    slack = _slack(vectors.shape[1], np.float32) * (pool.max_norm**2 + float(norms.max()))
 
     def visit(block: Block) -> npt.NDArray[np.int64]:
-        nearest = np.zeros(len(block.rows), np.int64)
-        least = np.full(len(block.rows), np.inf, np.float32)
-        for start in range(0, len(vectors), CHUNK):
-            part = np.ascontiguousarray(vectors[start : start + CHUNK].T)
-            squared = norms[start : start + CHUNK] - 2 * block.product(part)
+        count = len(block.rows)
+        nearest, least = np.zeros(count, np.int64), np.full(count, np.inf)
+        second = np.full(count, np.inf)
+        step = _columns(count)
+        for start in range(0, len(vectors), step):
+            part = np.ascontiguousarray(vectors[start : start + step].T)
+            squared = norms[start : start + step] - 2 * block.product(part).astype(np.float64)
             best = squared.argmin(axis=1)
-            value = squared[np.arange(len(best)), best]
+            value = squared[np.arange(count), best]
+            squared[np.arange(count), best] = np.inf
+            second = np.minimum.reduce([second, squared.min(axis=1), np.maximum(least, value)])
             nearest = np.where(value < least, best + start, nearest)
             least = np.minimum(value, least)
+        unclear = np.flatnonzero(second <= least + slack)
+        if len(unclear):
+            X = pool.fetch(block.rows[unclear]).astype(np.float64)
+            nearest[unclear] = _nearest(X, exact)[0]
         return nearest
 
     sizes = np.zeros(len(centres))

@@ -31,9 +31,9 @@ _NAME = re.compile(r"[A-Za-z0-9._:/-]{1,64}")
 _SIGNAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def request_of(call: message.Message, request_id: str) -> Request:
+def request_of(call: message.Message, request_id: str, *, field: str = "request_id") -> Request:
     """The identity of a write: its request_id and the hash of its body."""
-    name("request_id", request_id)
+    name(field, request_id)
     body = call.SerializeToString(deterministic=True)
     return Request(request_id, blake2b(body, digest_size=16).digest())
 
@@ -89,17 +89,21 @@ def milliseconds(duration: duration_pb2.Duration) -> int:
 
 
 def rows(pool: Pool, field: str, item_ids: Sequence[str]) -> npt.NDArray[np.int32]:
-    """Rows of items. ITEM_NOT_FOUND names the first that the pool lacks."""
+    """Rows of items. ITEM_NOT_FOUND names the first that the pool lacks.
+
+    ``field`` is its path with ``{}`` for the place in the list: ``labels[{}].item_id``.
+    """
     for i, item_id in enumerate(item_ids):
         if not 1 <= len(item_id.encode()) <= 256:
-            raise invalid(f"{field}[{i}]", f"must have 1..256 bytes, got {len(item_id.encode())}")
+            size = len(item_id.encode())
+            raise invalid(field.format(i), f"must have 1..256 bytes, got {size}")
     found = pool.ids.rows_of(item_ids)
     if (missing := np.flatnonzero(found < 0)).size:
         i = int(missing[0])
         raise CoresiftError(
             Reason.ITEM_NOT_FOUND,
-            f"{field}[{i}]: no item {item_ids[i]!r} in pool {pool.manifest.name!r}",
-            field=f"{field}[{i}]",
+            f"{field.format(i)}: no item {item_ids[i]!r} in pool {pool.manifest.name!r}",
+            field=field.format(i),
             item_id=item_ids[i],
         )
     return found.astype(np.int32)
@@ -124,7 +128,8 @@ def vectors(
             f"got {len(given.data)} bytes",
             field=f"{field}.data",
         )
-    return pool.normalise(np.frombuffer(given.data, "<f4").reshape(number, dimension))
+    values = np.frombuffer(given.data, "<f4").reshape(number, dimension)
+    return pool.normalise(values, field=field)
 
 
 def page_size(value: int) -> int:
@@ -132,22 +137,28 @@ def page_size(value: int) -> int:
     return min(value or DEFAULT_PAGE, MAX_PAGE)
 
 
-def page_token(last: str) -> str:
-    """The token of the page after an item with this key."""
-    return base64.urlsafe_b64encode(b"1" + last.encode()).decode()
+def page_token(listed: str, last: str) -> str:
+    """The token of the page after an entry with this key, in the list of this name."""
+    return base64.urlsafe_b64encode(f"{listed}:{last}".encode()).decode()
 
 
-def page_after(token: str) -> str:
+def page_after(listed: str, token: str) -> str:
     """The key that a page starts after; empty for the first page. INVALID_PAGE_TOKEN."""
     if not token:
         return ""
     try:
-        data = base64.b64decode(token.encode(), altchars=b"-_", validate=True)
-        if data[:1] == b"1":
-            return data[1:].decode()
+        text = base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeError):
-        pass
-    raise CoresiftError(
+        text = ""
+    made_for, _, key = text.partition(":")
+    if made_for != listed or not key:
+        raise foreign_page_token()
+    return key
+
+
+def foreign_page_token() -> CoresiftError:
+    """INVALID_PAGE_TOKEN."""
+    return CoresiftError(
         Reason.INVALID_PAGE_TOKEN, "page_token was not made by this list", field="page_token"
     )
 

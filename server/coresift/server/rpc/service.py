@@ -9,6 +9,7 @@ from coresift.server.rpc.model_calls import ModelCalls
 from coresift.server.rpc.services import Services
 from coresift.server.rpc.session_calls import SessionCalls
 from coresift.server.rpc.signal_calls import SignalCalls
+from coresift.server.session.pools import Place, pool_place
 from coresift.v1 import selection_pb2 as pb
 from coresift.v1 import selection_pb2_grpc as rpc
 
@@ -21,23 +22,32 @@ class PoolCalls:
     services: Services
 
     async def GetPool(self, request: pb.GetPoolRequest, context: object) -> pb.GetPoolResponse:
-        pool = self.services.pools.find(request.name, request.version, field="name")
+        pool = self.services.pools.find(request.name, request.version, "name", "version")
         return pb.GetPoolResponse(pool=encode.pool(pool))
 
     async def ListPools(
         self, request: pb.ListPoolsRequest, context: object
     ) -> pb.ListPoolsResponse:
         size = checks.page_size(request.page_size)
-        after = checks.page_after(request.page_token)
-        pools = {f"{p.manifest.name}@{p.manifest.version}": p for p in self.services.pools}
-        keys = list(pools)
-        start = keys.index(after) + 1 if after in pools else 0
-        page = keys[start : start + size]
-        more = start + size < len(keys)
+        after = _place(checks.page_after("pools", request.page_token))
+        pools = [pool for pool in self.services.pools if pool_place(pool) > after]
+        token = ""
+        if len(pools) > size:
+            name, age, version = pool_place(pools[size - 1])
+            token = checks.page_token("pools", f"{age}:{version}:{name}")
         return pb.ListPoolsResponse(
-            pools=[encode.pool(pools[key]) for key in page],
-            next_page_token=checks.page_token(page[-1]) if more else "",
+            pools=[encode.pool(pool) for pool in pools[:size]], next_page_token=token
         )
+
+
+def _place(key: str) -> Place:
+    if not key:
+        return "", 0, ""
+    age, _, rest = key.partition(":")
+    version, _, name = rest.partition(":")
+    if not age.isdecimal():
+        raise checks.foreign_page_token()
+    return name, int(age), version
 
 
 class SelectionService(

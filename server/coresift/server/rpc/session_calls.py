@@ -39,12 +39,14 @@ class SessionCalls:
         self, request: pb.ListSessionsRequest, context: object
     ) -> pb.ListSessionsResponse:
         size = checks.page_size(request.page_size)
-        after = checks.page_after(request.page_token)
+        after = checks.page_after("sessions", request.page_token)
         records = await self.services.lifecycle.page(after, size + 1)
         return pb.ListSessionsResponse(
             sessions=[encode.session(record) for record in records[:size]],
             next_page_token=(
-                checks.page_token(records[size - 1].session_id) if len(records) > size else ""
+                checks.page_token("sessions", records[size - 1].session_id)
+                if len(records) > size
+                else ""
             ),
         )
 

@@ -10,6 +10,8 @@ from grpc_status import rpc_status
 from coresift.server.errors import CoresiftError, Reason
 
 DOMAIN = "coresift"
+MAX_TEXT_BYTES = 400
+"""Of a message or a value: a status travels in headers, which hold about 8 KiB."""
 
 _BY_CODE = {
     grpc.StatusCode.INVALID_ARGUMENT: (
@@ -62,17 +64,16 @@ CODES: dict[Reason, grpc.StatusCode] = {
 
 def to_status(error: CoresiftError) -> grpc.Status:
     """The status of an error with ErrorInfo and, where they apply, BadRequest and RetryInfo."""
-    code = CODES[error.reason]
+    code, message = CODES[error.reason], _cut(error.message)
+    metadata = {key: _cut(value) for key, value in error.metadata.items()}
     details = [
         _pack(
-            error_details_pb2.ErrorInfo(
-                reason=error.reason.value, domain=DOMAIN, metadata=error.metadata
-            )
+            error_details_pb2.ErrorInfo(reason=error.reason.value, domain=DOMAIN, metadata=metadata)
         )
     ]
     if error.field is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.message, reason=error.reason.value
+            field=error.field, description=message, reason=error.reason.value
         )
         details.append(_pack(error_details_pb2.BadRequest(field_violations=[violation])))
     if error.retry_after_s is not None:
@@ -80,10 +81,16 @@ def to_status(error: CoresiftError) -> grpc.Status:
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
     return rpc_status.to_status(  # type: ignore[no-any-return]
-        status_pb2.Status(
-            code=code_pb2.Code.Value(code.name), message=error.message, details=details
-        )
+        status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message, details=details)
     )
+
+
+def _cut(text: str) -> str:
+    """The text, or its beginning where it quotes something far too long."""
+    data = text.encode()
+    if len(data) <= MAX_TEXT_BYTES:
+        return text
+    return data[:MAX_TEXT_BYTES].decode(errors="ignore") + "..."
 
 
 def _pack(message: object) -> any_pb2.Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.head import Task
+from coresift.server.pool.pool import Pool
 from coresift.server.session.config import SessionConfig, complete
 from coresift.server.session.labels import ClassSets, unpack
 from coresift.server.session.live import LiveSession, LiveSessions
@@ -55,7 +56,7 @@ class Lifecycle:
         self, session_id: str, config: SessionConfig, request: Request
     ) -> SessionRecord:
         """Create a session on the newest served version of its pool, or on the one named."""
-        pool = self._pools.find(config.pool, config.pool_version, field="config.pool")
+        pool = self._find(config.pool, config.pool_version)
         config = complete(replace(config, pool_version=pool.manifest.version))
         if not session_id:  # a retry must find the same session
             session_id = "s-" + blake2b(request.request_id.encode(), digest_size=10).hexdigest()
@@ -80,9 +81,10 @@ class Lifecycle:
         for _ in range(5):
             record = await self._store.read(session_id)
             config = SessionConfig.from_settings(record.settings)
-            if "pool_version" in changes:
-                self._check_forward(config, changes["pool_version"])
             changed = complete(replace(config, **changes))
+            if "pool_version" in changes:
+                version = self._forward(config, changes["pool_version"])
+                changed = replace(changed, pool_version=version)
             try:
                 return await self._store.configure(
                     record.uid,
@@ -98,14 +100,19 @@ class Lifecycle:
             Reason.CONFIG_VERSION_MISMATCH, "the configuration changes too often to be updated"
         )
 
-    def _check_forward(self, config: SessionConfig, version: str) -> None:
-        pool = self._pools.find(config.pool, version, field="config.pool")
+    def _find(self, pool: str, version: str) -> Pool:
+        return self._pools.find(pool, version, "config.pool", "config.pool_version")
+
+    def _forward(self, config: SessionConfig, version: str) -> str:
+        """The version (empty: the newest here) if it extends the session's. IMMUTABLE_FIELD."""
+        pool = self._find(config.pool, version)
         if config.pool_version not in pool.manifest.lineage:
             raise CoresiftError(
                 Reason.IMMUTABLE_FIELD,
                 f"pool version {version!r} does not extend the session's {config.pool_version}",
                 field="config.pool_version",
             )
+        return pool.manifest.version
 
     async def delete(self, session_id: str, request: Request) -> int:
         """Hide a session; returns when it is purged (ms)."""

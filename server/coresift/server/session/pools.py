@@ -8,6 +8,15 @@ from coresift.server.errors import CoresiftError, Reason, StartError
 from coresift.server.pool.pool import Pool
 
 
+Place = tuple[str, int, str]
+
+
+def pool_place(pool: Pool) -> Place:
+    """Where a pool stands among others: by name, then from the oldest version to the newest."""
+    manifest = pool.manifest
+    return manifest.name, len(manifest.lineage), manifest.version
+
+
 class Pools:
     """Served pools by name and version."""
 
@@ -23,13 +32,16 @@ class Pools:
 
     def __iter__(self) -> Iterator[Pool]:
         """By name, then from the oldest version to the newest."""
-        for name in sorted(self._pools):
-            yield from sorted(
-                self._pools[name].values(),
-                key=lambda pool: (len(pool.manifest.lineage), pool.manifest.version),
-            )
+        served = (pool for versions in self._pools.values() for pool in versions.values())
+        yield from sorted(served, key=pool_place)
 
-    def find(self, name: str, version: str = "", *, field: str = "pool") -> Pool:
+    def find(
+        self,
+        name: str,
+        version: str = "",
+        field: str = "pool",
+        version_field: str = "pool_version",
+    ) -> Pool:
         """A pool by name; its newest version where none is named. POOL_NOT_FOUND."""
         versions = self._pools.get(name)
         if not versions:
@@ -44,7 +56,7 @@ class Pools:
             raise CoresiftError(
                 Reason.POOL_NOT_FOUND,
                 f"pool {name!r} has no version {version!r} here",
-                field=f"{field}_version",
+                field=version_field,
             )
         return versions[version]
 

@@ -83,8 +83,8 @@ class Upload:
         items = pool.manifest.items
         if header.count != items:
             raise _bad(f"the pool has {items} items, the header announces {header.count}")
-        if header.kind is not SignalKind.PROBABILITIES and len(header.columns) != 1:
-            raise _bad(f"{header.kind.name} has one column, got {len(header.columns)}")
+        if header.kind is SignalKind.CLASS and len(header.columns) != 1:
+            raise _bad(f"a class signal has one column, got {len(header.columns)}")
         self._header, self._pool, self._hash = header, pool, sha256()
         self._values = np.zeros((items, len(header.columns)), header.dtype)
         self._given = np.zeros(items, np.bool_)

@@ -1,0 +1,46 @@
+"""What the README says works."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from coresift.server.pool.builder import BuildOptions, InputFiles, build_pool
+from tests.benchmarks.process import Server
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "tests" / "data" / "clinc150"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
+    out = tmp_path_factory.mktemp("readme") / "pool"
+    files = InputFiles(DATA / "embeddings.npy", DATA / "ids.txt.gz", DATA / "items.jsonl.gz")
+    build_pool(BuildOptions(files, out, name="clinc150"))
+    return Server(out)
+
+
+def test_the_example_runs_in_twelve_lines(server: Server) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    lines = [line for line in example.splitlines() if line.strip()]
+    assert len(lines) <= 12
+    found: dict[str, object] = {}
+    with server as running:
+        exec(example.replace("127.0.0.1:50051", running.listen), found)  # noqa: S102
+    assert len(found["batch"]) == 20  # type: ignore[arg-type]
+    assert len(found["keep"].item_ids) == 200  # type: ignore[attr-defined]
+
+
+def test_every_make_verb_of_the_readme_exists() -> None:
+    verbs = set(re.findall(r"make ([a-z]+)", (ROOT / "README.md").read_text()))
+    assert verbs
+    assert verbs <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+
+
+def test_every_call_of_the_api_is_in_the_readme() -> None:
+    proto = (ROOT / "proto" / "coresift" / "v1" / "selection.proto").read_text()
+    readme = (ROOT / "README.md").read_text()
+    for call in re.findall(r"^  rpc (\w+)", proto, re.M):
+        assert call in readme
