@@ -83,7 +83,7 @@ async def serving(config: ServeConfig) -> AsyncIterator[tuple[str, str]]:
         services = await _services(config, pools, store, metrics, stack)
         health = HealthServicer()
         server, listen = await _listen(config, services, metrics, health)
-        stack.push_async_callback(_drain, server, health, config.drain_s)
+        stack.push_async_callback(_drain, server, health, services, config.drain_s)
         metrics_listen = _serve_metrics(config, metrics, stack)
         for work in (_watch_state(store, health), _purge(store)):
             task = asyncio.create_task(work)
@@ -134,11 +134,10 @@ async def _services(
 ) -> Services:
     artifacts = Artifacts(config.artifact_root())
     workers, job_workers = Workers(config.worker_threads), Workers(2)
-    stack.push_async_callback(workers.drain, 2.0)
-    stack.push_async_callback(job_workers.drain, 2.0)
+    stack.push_async_callback(workers.drain, 1.0)
+    stack.push_async_callback(job_workers.drain, 1.0)
     sessions = LiveSessions(pools, store, workers, metrics)
     coresets = CoresetJobs(pools, sessions, store, artifacts, job_workers, metrics)
-    stack.push_async_callback(coresets.stop)
     return Services(
         pools=pools,
         sessions=sessions,
@@ -189,10 +188,13 @@ def _serve_metrics(config: ServeConfig, metrics: Metrics, stack: AsyncExitStack)
     return f"{host}:{server.server_port}"
 
 
-async def _drain(server: grpc.aio.Server, health: HealthServicer, drain_s: float) -> None:
+async def _drain(
+    server: grpc.aio.Server, health: HealthServicer, services: Services, drain_s: float
+) -> None:
     """Say "not serving", give balancers a moment, refuse new calls, end those under way."""
     await health.enter_graceful_shutdown()
     await asyncio.sleep(LEAVE_S)
+    await services.coresets.stop()
     await server.stop(drain_s)
 
 

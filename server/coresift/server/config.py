@@ -39,7 +39,7 @@ class ServeConfig:
     device: str = "auto"
     reflection: bool = False
     ready_file: Path | None = None
-    drain_s: float = 8.0
+    drain_s: float = 7.0
     worker_threads: int = field(default_factory=lambda: max(2, os.cpu_count() or 2))
     max_message_bytes: int = 16 * 1024 * 1024
 

@@ -32,6 +32,7 @@ from coresift.server.pool.failures import Cancelled
 from coresift.server.pool.pool import Pool
 from coresift.server.session.live import LiveSessions, head_of
 from coresift.server.session.pools import Pools
+from coresift.server.session.requests import Requests
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import ANSWER_MS, Request, Store
 
@@ -143,7 +144,9 @@ class CoresetJobs:
         self._pools, self._sessions, self._store = pools, sessions, store
         self._artifacts, self._workers, self._metrics = artifacts, workers, metrics
         self._owner = secrets.token_hex(8)
+        self._requests = Requests(store)
         self._jobs: dict[str, _Job] = {}
+        self._is_draining = False
 
     async def plan(self, ordered: Ordered) -> Plan:
         """Check what was asked and resolve it. Asked again, the plan is that of the first time.
@@ -160,7 +163,7 @@ class CoresetJobs:
                 field="method",
                 valid=",".join(METHODS),
             )
-        before = await self._known(job_id, ordered.request.digest)
+        before = await self._known(ordered.request)
         if not ordered.session_id and method.needs_head:
             raise invalid("session_id", f"is required: {ordered.method} needs a session's head")
         if ordered.session_id:
@@ -194,31 +197,21 @@ class CoresetJobs:
             ordered.grace_s,
             *basis,
         )
+        there = await self._store.put_document(
+            "jobs", job_id, _write(spec, "running", None), replaces=None, ttl_ms=ANSWER_MS
+        )
+        if there:  # another call of the same request came first, a moment ago
+            spec = _same_job(ordered.request, there)
         expected_s = 0.05 + passes * pool.nbytes() / BYTES_PER_SECOND
         return Plan(spec, pool, head, start, expected_s, int(extra))
 
-    async def _known(self, job_id: str, digest: bytes) -> JobSpec | None:
-        document = await self._store.get_document("jobs", job_id)
-        if document is None:
-            return None
-        spec, status = _read(document)
-        if spec.digest != digest:
-            raise CoresiftError(
-                Reason.REQUEST_ID_REUSED,
-                f"job {job_id!r} was asked for with other parameters",
-                field="request_id",
-            )
-        if status == "cancelled":
-            raise _cancelled(job_id)
-        return spec
+    async def _known(self, request: Request) -> JobSpec | None:
+        document = await self._store.get_document("jobs", request.request_id)
+        return None if document is None else _same_job(request, document)
 
     async def attach(self, plan: Plan) -> AsyncGenerator[Progress | Result]:
         """Start the job or join it: progress at least every half second, then the result."""
         spec = plan.spec
-        document = _write(spec, "running", None)
-        await self._store.put_document(
-            "jobs", spec.job_id, document, replaces=None, ttl_ms=ANSWER_MS
-        )
         while True:
             result = await self._finished(spec.job_id)
             if result is not None:
@@ -231,6 +224,12 @@ class CoresetJobs:
                 continue
             async for progress in self._follow(job):
                 yield progress
+            if self._is_draining:
+                raise CoresiftError(
+                    Reason.DRAINING,
+                    "this replica is shutting down; attach to the job on another",
+                    retry_after_s=1.0,
+                )
 
     async def _follow(self, job: _Job) -> AsyncIterator[Progress]:
         """Progress of a job of this replica until it ends; raises what it raised."""
@@ -308,7 +307,8 @@ class CoresetJobs:
             if job.cancelled:
                 await self._end(spec, "cancelled", None)
                 raise _cancelled(spec.job_id) from None
-            await self._store.delete_document("jobs", spec.job_id)
+            if not self._is_draining:  # nobody waits for it any more
+                await self._store.delete_document("jobs", spec.job_id)
         finally:
             watch.cancel()
             self._jobs.pop(spec.job_id, None)
@@ -335,8 +335,19 @@ class CoresetJobs:
                 job.cancelled = True
                 job.stop.set()
 
-    async def cancel(self, job_id: str) -> bool:
-        """Stop a job wherever it runs; False if it had ended. JOB_NOT_FOUND."""
+    async def cancel(self, job_id: str, request: Request) -> bool:
+        """Stop a job wherever it runs; False if it had ended.
+
+        Raises:
+            CoresiftError: JOB_NOT_FOUND, REQUEST_ID_REUSED.
+        """
+        answer = await self._requests.answer(request)
+        if answer is None:
+            cancelled = await self._cancel(job_id)
+            answer = await self._requests.keep(request, b"1" if cancelled else b"0")
+        return answer == b"1"
+
+    async def _cancel(self, job_id: str) -> bool:
         document = await self._store.get_document("jobs", job_id)
         if document is None:
             raise CoresiftError(Reason.JOB_NOT_FOUND, f"no core-set job {job_id!r}", field="job_id")
@@ -366,6 +377,7 @@ class CoresetJobs:
 
     async def stop(self) -> None:
         """Stop every job of this replica: the next attacher starts it again elsewhere."""
+        self._is_draining = True
         for job in list(self._jobs.values()):
             job.stop.set()
 
@@ -421,6 +433,20 @@ def _write(spec: JobSpec, status: str, summary: Summary | None) -> bytes:
 def _read(document: bytes) -> tuple[JobSpec, str]:
     content = msgpack.unpackb(document)
     return JobSpec(**content["spec"]), content["status"]
+
+
+def _same_job(request: Request, document: bytes) -> JobSpec:
+    """The job of a document if this request asked for it. REQUEST_ID_REUSED, JOB_CANCELLED."""
+    spec, status = _read(document)
+    if spec.digest != request.digest:
+        raise CoresiftError(
+            Reason.REQUEST_ID_REUSED,
+            f"job {spec.job_id!r} was asked for with other parameters",
+            field="request_id",
+        )
+    if status == "cancelled":
+        raise _cancelled(spec.job_id)
+    return spec
 
 
 def _cancelled(job_id: str) -> CoresiftError:

@@ -154,8 +154,12 @@ class LiveSession:
 
     async def fitted(self, began: float) -> HeadState:
         """The head of every label acknowledged before ``began``; concurrent callers share fits."""
-        async with self._refreshing:
-            return await self._fitted(began)
+
+        async def refresh() -> HeadState:
+            async with self._refreshing:
+                return await self._fitted(began)
+
+        return await self._workers.shared(refresh())
 
     async def _fitted(self, began: float) -> HeadState:
         await self.sync(began)
@@ -177,14 +181,18 @@ class LiveSession:
             return  # only a cache: another replica will fit for itself
 
     async def ranked(self, began: float) -> Ranking:
-        """A ranking from every label acknowledged before ``began``."""
-        async with self._refreshing:
-            state = await self._fitted(began)
-            if self.ranking is None or self.ranking.snapshot is not state.snapshot:
-                candidates = await self._grown_candidates(state.snapshot)
-                self.ranking = await self._rank(state, candidates, FIRST_DEPTH)
-                self._observe(candidates)
-            return self.ranking
+        """A ranking from every label acknowledged before ``began``; callers share it."""
+
+        async def refresh() -> Ranking:
+            async with self._refreshing:
+                state = await self._fitted(began)
+                if self.ranking is None or self.ranking.snapshot is not state.snapshot:
+                    candidates = await self._grown_candidates(state.snapshot)
+                    self.ranking = await self._rank(state, candidates, FIRST_DEPTH)
+                    self._observe(candidates)
+                return self.ranking
+
+        return await self._workers.shared(refresh())
 
     async def deepened(self, ranking: Ranking) -> Ranking:
         """The same ranking with eight times the rows (or all there are)."""

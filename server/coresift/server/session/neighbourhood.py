@@ -15,12 +15,16 @@ from coresift.server.state.store import Store
 
 Rows = npt.NDArray[np.int32]
 
+LOOK_UP_ROWS = 512
+"""Searched together: one batch of the pool's exact search."""
+
 
 class Neighbourhood:
     """Neighbours by row, for one session, pool version and k.
 
     A row is looked up once: in the pool's own table, here, in the store (another replica did
-    it), or by a search of the pool. Concurrent callers share the search.
+    it), or by a search of the pool. What is asked while a search runs is searched together
+    after it: a pass over the pool costs much the same for one row as for many.
     """
 
     def __init__(
@@ -33,12 +37,14 @@ class Neighbourhood:
         self._workers = workers
         self._metrics = metrics
         self._known: dict[int, Rows] = {}
-        self._pending: dict[int, asyncio.Task[None]] = {}
+        self._pending: dict[int, asyncio.Future[None]] = {}
+        self._queue: list[int] = []
+        self._is_running = False
 
     @property
     def stored_in_pool(self) -> bool:
         """Whether the pool carries a table that is wide enough."""
-        return self.pool.manifest.neighbours >= self.k
+        return bool(self.pool.manifest.neighbours >= self.k)
 
     async def of(self, rows: Rows) -> Rows:
         """Neighbours int32 [n, k] of rows int32 [n], nearest first."""
@@ -48,34 +54,53 @@ class Neighbourhood:
             self._metrics.neighbour_lookups.labels("table").inc(len(rows))
             return await self._workers.run(lambda: self.pool.neighbours(rows, self.k))
         wanted = rows.tolist()
-        missing = [row for row in wanted if row not in self._known and row not in self._pending]
-        if missing:
-            self._start(missing)
+        self.prefetch(wanted)
         # A look-up belongs to all who wait for it: one caller's cancellation must not end it.
-        waiting = {task for row in wanted if (task := self._pending.get(row)) is not None}
-        for task in waiting:
-            await asyncio.shield(task)
+        for waiting in [self._pending[row] for row in wanted if row in self._pending]:
+            await asyncio.shield(waiting)
         return np.stack([self._known[row] for row in wanted])
 
     def prefetch(self, rows: Sequence[int]) -> None:
         """Start the look-up of rows that will probably be labelled soon."""
         if self.stored_in_pool or not self.k:
             return
-        missing = [row for row in rows if row not in self._known and row not in self._pending]
-        if missing:
-            self._start(missing)
-
-    def _start(self, rows: list[int]) -> None:
-        task = self._workers.spawn(self._look_up(rows))
-        task.add_done_callback(lambda done: self._finished(rows, done))
+        loop = asyncio.get_running_loop()
         for row in rows:
-            self._pending[row] = task
+            if row not in self._known and row not in self._pending:
+                self._pending[row] = loop.create_future()
+                self._queue.append(row)
+        if self._queue and not self._is_running:
+            self._is_running = True
+            self._workers.spawn(self._run())
 
-    def _finished(self, rows: list[int], task: asyncio.Task[None]) -> None:
+    async def _run(self) -> None:
+        try:
+            while self._queue:
+                rows, self._queue = self._queue[:LOOK_UP_ROWS], self._queue[LOOK_UP_ROWS:]
+                try:
+                    await self._look_up(rows)
+                except BaseException as error:
+                    self._settle(rows, error)
+                    if not isinstance(error, Exception):
+                        raise
+                else:
+                    self._settle(rows, None)
+        finally:
+            self._is_running = False
+            self._settle(self._queue, asyncio.CancelledError())
+
+    def _settle(self, rows: list[int], error: BaseException | None) -> None:
         for row in rows:
-            self._pending.pop(row, None)
-        if not task.cancelled():
-            task.exception()  # whoever waited has it; a failed prefetch is looked up again
+            waiting = self._pending.pop(row, None)
+            if waiting is None or waiting.done():
+                continue
+            if error is None:
+                waiting.set_result(None)
+            elif isinstance(error, asyncio.CancelledError):
+                waiting.cancel()
+            else:
+                waiting.set_exception(error)
+                waiting.exception()  # a failed prefetch that nobody waits for is no defect
 
     async def _look_up(self, rows: list[int]) -> None:
         array = np.array(rows, np.int32)

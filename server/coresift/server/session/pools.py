@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from coresift.server.errors import CoresiftError, Reason, StartError
 from coresift.server.pool.pool import Pool
 
-
 Place = tuple[str, int, str]
 
 

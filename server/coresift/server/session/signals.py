@@ -17,8 +17,9 @@ from coresift.server.artifacts import Artifacts
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
 from coresift.server.session.pools import Pools
+from coresift.server.session.requests import Requests
 from coresift.server.session.workers import Workers
-from coresift.server.state.store import ANSWER_MS, Request, Store
+from coresift.server.state.store import Request, Store
 
 
 class SignalKind(IntEnum):
@@ -33,6 +34,7 @@ class SignalKind(IntEnum):
 class SignalHeader:
     """What an upload announces."""
 
+    request: Request
     name: str
     pool: str
     pool_version: str
@@ -72,8 +74,9 @@ class Signal:
         return cls(**fields | {"columns": tuple(fields["columns"])})
 
 
-def _bad(message: str) -> CoresiftError:
-    return CoresiftError(Reason.INVALID_SIGNAL, message)
+def bad_signal(field: str, message: str) -> CoresiftError:
+    """INVALID_SIGNAL."""
+    return CoresiftError(Reason.INVALID_SIGNAL, message, field=field)
 
 
 class Upload:
@@ -82,9 +85,13 @@ class Upload:
     def __init__(self, header: SignalHeader, pool: Pool) -> None:
         items = pool.manifest.items
         if header.count != items:
-            raise _bad(f"the pool has {items} items, the header announces {header.count}")
+            raise bad_signal(
+                "header.count", f"the pool has {items} items, the header announces {header.count}"
+            )
         if header.kind is SignalKind.CLASS and len(header.columns) != 1:
-            raise _bad(f"a class signal has one column, got {len(header.columns)}")
+            raise bad_signal(
+                "header.columns", f"a class signal has one column, got {len(header.columns)}"
+            )
         self._header, self._pool, self._hash = header, pool, sha256()
         self._values = np.zeros((items, len(header.columns)), header.dtype)
         self._given = np.zeros(items, np.bool_)
@@ -96,12 +103,17 @@ class Upload:
             self._hash.update(part)
         width = len(header.columns) * header.dtype.itemsize
         if len(values) != len(ids) * width:
-            raise _bad(f"{len(ids)} ids need {len(ids) * width} bytes of values, got {len(values)}")
+            raise bad_signal(
+                "chunk.values",
+                f"{len(ids)} ids need {len(ids) * width} bytes of values, got {len(values)}",
+            )
         rows = self._pool.ids.rows_of(ids)
         if (unknown := np.flatnonzero(rows < 0)).size:
-            raise _bad(f"item {ids[int(unknown[0])]!r} is not in the pool")
+            raise bad_signal("chunk.item_ids", f"item {ids[int(unknown[0])]!r} is not in the pool")
         if self._given[rows].any() or len(np.unique(rows)) != len(rows):
-            raise _bad(f"item {ids[self._first_repeat(rows)]!r} is given twice")
+            raise bad_signal(
+                "chunk.item_ids", f"item {ids[self._first_repeat(rows)]!r} is given twice"
+            )
         table = np.frombuffer(values, header.dtype).reshape(len(ids), -1)
         self._check(ids, table)
         self._values[rows] = table
@@ -124,7 +136,7 @@ class Upload:
             bad = (values < 0).any(axis=1) | (np.abs(values.sum(axis=1) - 1) > 1e-3)
             what = "probabilities that are negative or do not sum to 1"
         if bad.any():
-            raise _bad(f"item {ids[int(bad.argmax())]!r} has {what}")
+            raise bad_signal("chunk.values", f"item {ids[int(bad.argmax())]!r} has {what}")
 
     def table(self) -> pa.Table:
         """The whole signal in pool order, once everything announced has come."""
@@ -132,9 +144,9 @@ class Upload:
         if missing:
             row = int((~self._given).argmax())
             first = self._pool.ids.ids_of(np.array([row]))[0]
-            raise _bad(f"{missing} items are missing, the first is {first!r}")
+            raise bad_signal("header.count", f"{missing} items are missing, the first is {first!r}")
         if self._hash.digest() != self._header.sha256:
-            raise _bad("the chunks do not have the announced SHA-256")
+            raise bad_signal("header.sha256", "the chunks do not have the announced SHA-256")
         names = self._header.columns
         return pa.table({name: self._values[:, i] for i, name in enumerate(names)})
 
@@ -145,10 +157,18 @@ class Signals:
     def __init__(self, pools: Pools, store: Store, artifacts: Artifacts, workers: Workers) -> None:
         self._pools, self._store = pools, store
         self._artifacts, self._workers = artifacts, workers
+        self._requests = Requests(store)
 
     def pool(self, header: SignalHeader) -> Pool:
         """The pool version that an upload is for."""
-        return self._pools.find(header.pool, header.pool_version, field="header.pool")
+        return self._pools.find(
+            header.pool, header.pool_version, "header.pool", "header.pool_version"
+        )
+
+    async def stored(self, header: SignalHeader) -> Signal | None:
+        """What the same request stored before. REQUEST_ID_REUSED."""
+        answer = await self._requests.answer(header.request)
+        return None if answer is None else Signal.unpack(answer)
 
     async def take(
         self, upload: Upload, ids: Sequence[str], column: tuple[bytes, bytes], values: bytes
@@ -175,7 +195,7 @@ class Signals:
             _space(signal.pool), signal.name, signal.pack(), replaces=None, ttl_ms=None
         )
         if there is None:
-            return signal
+            return await self._kept(header, signal)
         before = Signal.unpack(there)
         same = (before.content_hash, before.pool_version, before.kind, before.columns) == (
             signal.content_hash,
@@ -184,13 +204,16 @@ class Signals:
             signal.columns,
         )
         if same:
-            return before
+            return await self._kept(header, before)
         raise CoresiftError(
             Reason.SIGNAL_EXISTS,
             f"signal {header.name!r} exists with other content; signals never change: "
             "delete it first or choose another name",
             field="header.name",
         )
+
+    async def _kept(self, header: SignalHeader, signal: Signal) -> Signal:
+        return Signal.unpack(await self._requests.keep(header.request, signal.pack()))
 
     async def page(self, pool: str, after: str, count: int) -> list[Signal]:
         """Signals of a pool by name, after the given one."""
@@ -204,22 +227,30 @@ class Signals:
         The file stays: another signal may have the same content.
         """
         self._pools.find(pool)
-        done = await self._store.get_document("requests", request.request_id)
-        if done is not None:
-            if done != request.digest:
-                raise CoresiftError(
-                    Reason.REQUEST_ID_REUSED,
-                    f"request_id {request.request_id!r} was used with another body",
-                    field="request_id",
-                )
+        if await self._repeated(pool, name, request):
             return
-        if not await self._store.delete_document(_space(pool), name):
+        doomed = await self._store.get_document(_space(pool), name)
+        if doomed is None:
+            if await self._repeated(pool, name, request):  # by a call at the same time
+                return
             raise CoresiftError(
                 Reason.SIGNAL_NOT_FOUND, f"pool {pool!r} has no signal {name!r}", field="name"
             )
-        await self._store.put_document(
-            "requests", request.request_id, request.digest, replaces=None, ttl_ms=ANSWER_MS
-        )
+        await self._requests.keep(request, doomed)
+        await self._repeated(pool, name, request)
+
+    async def _repeated(self, pool: str, name: str, request: Request) -> bool:
+        """Delete what the request was accepted for, if it was; false for a new request.
+
+        Acceptance comes first: a crash in between leaves a deletion that a retry completes. It
+        names the very signal, so that a late retry spares one that was stored since.
+        """
+        doomed = await self._requests.answer(request)
+        if doomed is None:
+            return False
+        if await self._store.get_document(_space(pool), name) == doomed:
+            await self._store.delete_document(_space(pool), name)
+        return True
 
 
 def _space(pool: str) -> str:

@@ -30,9 +30,15 @@ class Workers:
         finally:
             gone.set()
 
-    def spawn(self, task: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    async def shared(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await ``work``, which goes on if this caller goes away: others wait for it too."""
+        task = self.spawn(work)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(task)
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start background work that outlives the call; `drain` waits for it."""
-        spawned = asyncio.get_running_loop().create_task(task)
+        spawned = asyncio.get_running_loop().create_task(work)
         self._tasks.add(spawned)
         spawned.add_done_callback(self._tasks.discard)
         return spawned
