@@ -78,7 +78,7 @@ def _labels(pool: BenchPool, rows: np.ndarray) -> dict[str, str]:  # type: ignor
 
 def _stages(before: dict[str, float], after: dict[str, float], rounds: int) -> dict[str, float]:
     """Mean ms a round spent in each stage of NextBatch (neighbours: during think time)."""
-    name = 'coresift_next_batch_stage_seconds_sum{{stage="{}"}}'
+    name = 'coresift_stage_seconds_sum{{stage="{}"}}'
     return {
         f"stage {stage} ms": 1e3 * (after[key] - before.get(key, 0.0)) / rounds
         for stage in ("catch_up", "neighbours", "fit", "score", "claim")

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coresift.server.coreset import k_center
 from coresift.server.coreset.methods import METHODS
 from coresift.server.coreset.selection import Request, Selection
 from coresift.server.head import Head, Task
@@ -149,19 +150,30 @@ def inputs(draw: st.DrawFn) -> np.ndarray:
     """Few distinct values, repeated rows, and offsets that dwarf the distances."""
     n, d = draw(st.integers(1, 50)), draw(st.integers(1, 7))
     chance = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    levels = draw(st.sampled_from([2, 4, 1_000]))
+    levels = draw(st.sampled_from([1, 2, 4, 1_000]))
     X = chance.integers(1, levels + 1, (n, d)) / levels * chance.choice([-1, 1], (n, d))
     if draw(st.booleans()):
         X = X[chance.integers(0, n, n)]
-    return (X + draw(st.sampled_from([0.0, 0.0, 50.0]))).astype(
+    return (X + draw(st.sampled_from([0.0, 0.0, 1_000.0]))).astype(
         draw(st.sampled_from([np.float16, np.float32]))
     )
 
 
-@settings(max_examples=150, deadline=None)
-@given(X=inputs(), metric=st.sampled_from(["cosine", "ip", "l2"]), data=st.data())
-def test_k_center_is_its_definition(X: Any, metric: str, data: st.DataObject) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+@settings(max_examples=60, deadline=None)
+@given(
+    X=inputs(),
+    metric=st.sampled_from(["cosine", "ip", "l2"]),
+    frontier=st.sampled_from([1_024, 5]),
+    ties=st.sampled_from([16_384, 3]),
+    data=st.data(),
+)
+def test_k_center_is_its_definition(
+    X: Any, metric: str, frontier: int, ties: int, data: st.DataObject
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(k_center, "FRONTIER", frontier)
+        patch.setattr(k_center, "TIES", ties)
+        patch.setattr(k_center, "PRODUCT", 8 * frontier)
         pool = make_pool(Path(folder), X, metric=metric)
         n = len(X)
         given_rows = data.draw(st.lists(st.integers(0, n - 1), max_size=min(6, n - 1), unique=True))
@@ -193,9 +205,9 @@ def test_k_center_of_a_pool_larger_than_its_frontier(
 ) -> None:
     """Several frontiers deep, with many rows at equal distances."""
     chance = np.random.default_rng(2)
-    X = chance.integers(-3, 4, (4_000, 3)).astype(np.float32) + np.float32(0.5)
+    X = chance.integers(-3, 4, (2_000, 3)).astype(np.float32) + np.float32(0.5)
     pool = make_pool(tmp_path, X, metric=metric)
-    start = np.sort(chance.choice(4_000, given, replace=False)).tolist()
+    start = np.sort(chance.choice(2_000, given, replace=False)).tolist()
     found = METHODS["k_center"].select(pool, a_request(420, seed=3, start=start))
     check_k_center(pool, found, start, 420, 3)
 

@@ -30,9 +30,7 @@ def clustered(
     return rows.astype(np.float32), labels, unit_rows(generator, 500, dimension)
 
 
-def optimum(
-    X: Float32s, y: Ints, c: float = 100.0, balanced: bool = False
-) -> LogisticRegression:
+def optimum(X: Float32s, y: Ints, c: float = 100.0, balanced: bool = False) -> LogisticRegression:
     model = LogisticRegression(
         C=c, tol=1e-10, max_iter=50_000, class_weight="balanced" if balanced else None
     )

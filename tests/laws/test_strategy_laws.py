@@ -319,4 +319,5 @@ def test_predicted_classes_are_the_most_probable(pool: Pool) -> None:
         if task is Task.BINARY:
             assert found.tolist() == (expected[:, 0] > 0.5).astype(int).tolist()
         else:
-            assert found.tolist() == expected.argmax(axis=1).tolist()
+            fitted = np.where(head.fitted, expected, -1.0)
+            assert found.tolist() == fitted.argmax(axis=1).tolist()

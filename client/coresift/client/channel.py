@@ -8,7 +8,7 @@ from typing import Any
 DEFAULT_TARGET = "127.0.0.1:50051"
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 KEEPALIVE_MS = 60_000
-"""The server permits pings every 30 s; ours keep clear of that."""
+"""The server permits pings every 20 s; ours keep clear of that."""
 
 SERVICE = "coresift.v1.SelectionService"
 

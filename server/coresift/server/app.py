@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,17 +20,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
-from threadpoolctl import threadpool_limits
 
 from coresift.server.artifacts import Artifacts
 from coresift.server.config import ServeConfig, address, resolve_device
 from coresift.server.errors import CoresiftError, StartError
 from coresift.server.metrics import Metrics
+from coresift.server.pool.parallel import limit_blas, stay_alone
 from coresift.server.pool.pool import Pool
 from coresift.server.rpc.interceptor import CallInterceptor
 from coresift.server.rpc.service import SERVICE, SelectionService
 from coresift.server.rpc.services import Services
-from coresift.server.session.coresets import CoresetJobs
+from coresift.server.session.coreset_jobs import CoresetJobs
+from coresift.server.session.coreset_plans import Planner
 from coresift.server.session.labeling import Labeling
 from coresift.server.session.lifecycle import Lifecycle
 from coresift.server.session.live import LiveSessions
@@ -73,8 +75,7 @@ async def run(config: ServeConfig) -> None:
 async def serving(config: ServeConfig) -> AsyncIterator[tuple[str, str]]:
     """A running server; yields the addresses of gRPC and of /metrics. Leaving it drains."""
     began = time.perf_counter()
-    # For the whole process: see `coresift.server.pool.parallel`.
-    threadpool_limits(1, user_api="blas")
+    limit_blas()
     metrics = Metrics()
     metrics.build_info.labels(version("coresift")).set(1)
     async with AsyncExitStack() as stack:
@@ -133,11 +134,13 @@ async def _services(
     config: ServeConfig, pools: Pools, store: Store, metrics: Metrics, stack: AsyncExitStack
 ) -> Services:
     artifacts = Artifacts(config.artifact_root())
-    workers, job_workers = Workers(config.worker_threads), Workers(2)
+    workers, job_workers = Workers(config.worker_threads), Workers(2, stay_alone)
     stack.push_async_callback(workers.drain, 1.0)
     stack.push_async_callback(job_workers.drain, 1.0)
     sessions = LiveSessions(pools, store, workers, metrics)
-    coresets = CoresetJobs(pools, sessions, store, artifacts, job_workers, metrics)
+    coresets = CoresetJobs(
+        Planner(pools, sessions, store, workers), store, artifacts, job_workers, metrics
+    )
     return Services(
         pools=pools,
         sessions=sessions,
@@ -161,13 +164,24 @@ async def _listen(
     if config.reflection:
         names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-    host, _ = address("--listen", config.listen)
+    host, port = address("--listen", config.listen)
+    await _check_free(config.listen, host, port)
     try:
         port = server.add_insecure_port(config.listen)
     except RuntimeError as error:
         raise StartError(f"cannot listen on {config.listen}: is the port taken?") from error
     await server.start()
     return server, f"{host}:{port}"
+
+
+async def _check_free(listen: str, host: str, port: int) -> None:
+    """Refuse an address that cannot be had; gRPC would only say so in its own log."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, _, _, _, place = found[0]
+        socket.create_server(place, family=family).close()
+    except OSError as error:
+        raise StartError(f"cannot listen on {listen}: {error.strerror}") from error
 
 
 def _serve_metrics(config: ServeConfig, metrics: Metrics, stack: AsyncExitStack) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import secrets
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -43,7 +44,7 @@ class Artifacts:
         if not self._files.exists(path):
             self._files.makedirs(folder, exist_ok=True)
             # Written aside and moved, so that nobody ever reads half a file.
-            partial = f"{path}.{id(buffer):x}.partial"
+            partial = f"{path}.{secrets.token_hex(8)}.partial"
             self._files.pipe_file(partial, data)
             self._files.mv(partial, path)
         return Artifact(self._files.unstrip_protocol(path), content_hash)
@@ -54,9 +55,3 @@ class Artifacts:
         if sha256(data).hexdigest() != content_hash:
             raise OSError(f"artifact {kind}/{content_hash} is damaged")
         return pq.read_table(io.BytesIO(data))
-
-    def delete(self, kind: str, content_hash: str) -> None:
-        """Remove a file; nothing happens if it is gone."""
-        path = f"{self._root}/{kind}/{content_hash}.parquet"
-        if self._files.exists(path):
-            self._files.rm_file(path)

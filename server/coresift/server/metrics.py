@@ -32,8 +32,8 @@ class Metrics:
             registry=registry,
         )
         self.stage_seconds = Histogram(
-            "coresift_next_batch_stage_seconds",
-            "Time of a stage of NextBatch: catch_up, fit, neighbours, score, claim.",
+            "coresift_stage_seconds",
+            "Time of a stage of selection: catch_up, fit, neighbours, score, claim.",
             ["stage"],
             buckets=FAST,
             registry=registry,
@@ -46,7 +46,7 @@ class Metrics:
         )
         self.considered = Histogram(
             "coresift_considered_ratio",
-            "Share of the pool that is labelled or a candidate, at each ranking.",
+            "Share of the pool that a ranking chose from.",
             buckets=(0.0001, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1),
             registry=registry,
         )
@@ -58,7 +58,7 @@ class Metrics:
         )
         self.leases = Counter(
             "coresift_leases_total",
-            "Leases by what became of them: granted, expired, renewed, released.",
+            "Leases by what became of them: granted, expired, renewed, released (retries again).",
             ["event"],
             registry=registry,
         )
@@ -110,7 +110,7 @@ class Metrics:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage of NextBatch."""
+        """Time a stage of selection."""
         began = time.perf_counter()
         try:
             yield

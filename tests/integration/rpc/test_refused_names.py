@@ -70,9 +70,7 @@ FIELD = "INVALID_FIELD"
             "predict": lambda w: w.predict(session_id="nobody", top=pb.PoolTop(count=1)),
             "score": lambda w: (
                 lambda: w.stub.ScoreVectors(
-                    pb.ScoreVectorsRequest(
-                        session_id="nobody", vectors=w.vectors([1.0] * DIMENSION)
-                    )
+                    pb.ScoreVectorsRequest(session_id="nobody", vectors=w.vectors([1.0] * 16))
                 )
             ),
             "head": lambda w: lambda: w.stub.GetHead(pb.GetHeadRequest(session_id="nobody")),

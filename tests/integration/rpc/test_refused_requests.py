@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,6 +13,33 @@ from fixtures.nearly_right import Make, World, assert_refused, rows
 LONG = 2**64 - 1
 INVALID, PRECONDITION = "INVALID_ARGUMENT", "FAILED_PRECONDITION"
 FIELD, SIGNAL = "INVALID_FIELD", "INVALID_SIGNAL"
+
+
+PAGED: list[tuple[str, Callable[[str], Make]]] = [
+    (
+        "sessions",
+        lambda t: lambda w: lambda: w.stub.ListSessions(pb.ListSessionsRequest(page_token=t)),
+    ),
+    (
+        "leases",
+        lambda t: (
+            lambda w: (
+                lambda: w.stub.ListLeases(pb.ListLeasesRequest(session_id=w.binary, page_token=t))
+            )
+        ),
+    ),
+    (
+        "signals",
+        lambda t: (
+            lambda w: lambda: w.stub.ListSignals(pb.ListSignalsRequest(pool="things", page_token=t))
+        ),
+    ),
+    (
+        "pools",
+        lambda t: lambda w: lambda: w.stub.ListPools(pb.ListPoolsRequest(page_token=t)),
+    ),
+]
+"""Lists and what asks for the page of a token."""
 
 
 @rows(
@@ -49,38 +77,7 @@ FIELD, SIGNAL = "INVALID_FIELD", "INVALID_SIGNAL"
     ),
     *(
         (f"page token of {name}: {token}", make(token), INVALID, "INVALID_PAGE_TOKEN", "page_token")
-        for name, make in (
-            (
-                "sessions",
-                lambda t: (
-                    lambda w: lambda: w.stub.ListSessions(pb.ListSessionsRequest(page_token=t))
-                ),
-            ),
-            (
-                "leases",
-                lambda t: (
-                    lambda w: (
-                        lambda: w.stub.ListLeases(
-                            pb.ListLeasesRequest(session_id=w.binary, page_token=t)
-                        )
-                    )
-                ),
-            ),
-            (
-                "signals",
-                lambda t: (
-                    lambda w: (
-                        lambda: w.stub.ListSignals(
-                            pb.ListSignalsRequest(pool="things", page_token=t)
-                        )
-                    )
-                ),
-            ),
-            (
-                "pools",
-                lambda t: lambda w: lambda: w.stub.ListPools(pb.ListPoolsRequest(page_token=t)),
-            ),
-        )
+        for name, make in PAGED
         # Not base64; base64 of nothing we made; "1sea" and "1²:ann", which an earlier form took.
         for token in ("sea!", "c2Vh", "MXNlYQ==", "McKyOmFubg==")
     ),
@@ -144,7 +141,11 @@ def test_choices_pages_and_revisions(
             ("count", lambda w: w.put(count=239), "header.count"),
             ("huge count", lambda w: w.put(count=LONG), "header.count"),
             ("hash", lambda w: w.put(sha256=b"x" * 32), "header.sha256"),
-            ("two columns", lambda w: w.put(columns=["a", "b"]), "header.columns"),
+            (
+                "two columns of classes",
+                lambda w: w.put(kind=pb.SIGNAL_KIND_CLASS, columns=["a", "b"]),
+                "header.columns",
+            ),
             ("NaN", lambda w: w.put(w.numbers(n3=math.nan)), "chunk.values"),
             ("infinity", lambda w: w.put(w.numbers(n3=math.inf)), "chunk.values"),
             ("nothing more", lambda w: w.put([]), "header.count"),

@@ -332,7 +332,7 @@ def test_labels(world: World, make: Make, code: str, reason: str, field: str | N
             ),
             (
                 "class weight 9",
-                lambda w: w.create(head=pb.HeadConfig(class_weight=9)),
+                lambda w: w.create(head=pb.HeadConfig(class_weight=pb.ClassWeight.ValueType(9))),
                 FIELD,
                 "config.head.class_weight",
             ),

@@ -43,12 +43,14 @@ def replay(
 
 
 async def _replay(session: str, paths: list[Path], state: str | None, data_dir: Path) -> None:
+    from coresift.server.pool.parallel import limit_blas
     from coresift.server.pool.pool import Pool
     from coresift.server.session.pools import Pools
     from coresift.server.session.replay import read_log, replay
     from coresift.server.state.embedded import EmbeddedRedis
     from coresift.server.state.redis_store import RedisStore
 
+    limit_blas()  # as the server does: other thread counts round fits differently
     async with AsyncExitStack() as stack:
         pools = []
         for path in paths:

@@ -50,23 +50,26 @@ class Method:
     Attributes:
         select: the selection; reports progress and stops through the request.
         needs_head: a session's head is the proxy.
+        takes_start: start rows have a meaning.
         cost: passes over the pool, and bytes beyond it, for (items, dimension, budget).
     """
 
     select: Callable[[Pool, Request], Selection]
     needs_head: bool
+    takes_start: bool
     cost: Callable[[int, int, int], tuple[float, float]]
 
 
 METHODS: Mapping[str, Method] = {
-    "random": Method(random, False, lambda n, d, budget: (0.0, 24.0 * n)),
+    "random": Method(random, False, False, lambda n, d, budget: (0.0, 24.0 * n)),
     "k_center": Method(
         k_center,
         False,
+        True,
         lambda n, d, budget: (4.0 + budget / 50, 24.0 * n + 8.0 * d * (budget + 4_096)),
     ),
     "max_entropy": Method(
-        max_entropy, True, lambda n, d, budget: (2.0, 16.0 * n + 8.0 * d * budget)
+        max_entropy, True, False, lambda n, d, budget: (2.0, 16.0 * n + 8.0 * d * budget)
     ),
 }
 """Every method by its name on the wire."""

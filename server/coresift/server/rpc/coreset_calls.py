@@ -8,15 +8,17 @@ from contextlib import aclosing
 import numpy as np
 import pyarrow as pa
 
+from coresift.server.errors import invalid
 from coresift.server.rpc import checks, encode
 from coresift.server.rpc.services import Services
-from coresift.server.session.coresets import Ordered, Plan, Progress, Result
+from coresift.server.session.coreset_jobs import Progress, Result
+from coresift.server.session.coreset_plans import Ordered, Plan
 from coresift.v1 import selection_pb2 as pb
 
 CHUNK_ITEMS = 16_384
 """Of a message: with ids of 30 bytes about 1 MB."""
 MAX_START_ITEMS = 100_000
-DEFAULT_GRACE_MS = 60_000
+DEFAULT_GRACE_MS, MAX_GRACE_MS = 60_000, 3_600_000
 
 
 class CoresetCalls:
@@ -47,7 +49,14 @@ class CoresetCalls:
         grace_ms = DEFAULT_GRACE_MS
         if request.HasField("grace_period"):
             grace_ms = checks.milliseconds(request.grace_period)
-            checks.count("grace_period in ms", grace_ms, 3_600_000, least=1_000)
+            if not 1_000 <= grace_ms <= MAX_GRACE_MS:
+                got = grace_ms / 1000
+                raise invalid("grace_period", f"must be 1 s to 1 h, got {got:g} s")
+        source = request.WhichOneof("source")
+        if source is None:
+            raise invalid("source", "is required: pool or session_id")
+        if source == "session_id":
+            checks.name("session_id", request.session_id)
         checks.count("start_item_ids", len(request.start_item_ids), MAX_START_ITEMS, least=0)
         return Ordered(
             request=identity,
@@ -63,9 +72,9 @@ class CoresetCalls:
     async def CancelCoreset(
         self, request: pb.CancelCoresetRequest, context: object
     ) -> pb.CancelCoresetResponse:
-        checks.name("request_id", request.request_id)
+        identity = checks.request_of(request, request.request_id)
         checks.name("job_id", request.job_id)
-        cancelled = await self.services.coresets.cancel(request.job_id)
+        cancelled = await self.services.coresets.cancel(request.job_id, identity)
         return pb.CancelCoresetResponse(cancelled=cancelled)
 
 

@@ -11,7 +11,6 @@ from coresift.server.pool.pool import Pool
 from coresift.server.rpc import checks
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.labels import ClassSets, unpack
-from coresift.server.session.live import LiveSession
 from coresift.server.session.model import Model
 from coresift.server.session.signals import Signal
 from coresift.server.state.store import RETRACTION, SessionRecord
@@ -85,12 +84,6 @@ def basis(
         head_version=head_version,
         seed=value.seed,
     )
-
-
-def live_basis(live: LiveSession) -> pb.Basis:
-    """The basis of an answer from a view."""
-    view = live.view
-    return basis(view.config, view.config_version, view.revision)
 
 
 def model_basis(model: Model) -> pb.Basis:

@@ -11,7 +11,7 @@ from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.head import Task
 from coresift.server.pool.pool import Pool
 from coresift.server.rpc import checks, encode
-from coresift.server.rpc.services import Services
+from coresift.server.rpc.services import Services, reconfigured
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.labeling import Ask, Batch, check_distinct
 from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets
@@ -37,11 +37,12 @@ class LabelingCalls:
             lease_ms=checks.lease_ms(request),
             min_revision=request.min_revision if request.HasField("min_revision") else None,
         )
-        services = self.services
-        batch = await services.on(
-            request.session_id, lambda live: services.labeling.next_batch(live, ask)
-        )
-        return _batch(batch, request.include_metadata)
+
+        async def lease(live: LiveSession) -> pb.NextBatchResponse:
+            batch = await self.services.labeling.next_batch(live, ask)
+            return _batch(batch, request.include_metadata)
+
+        return await self.services.on(request.session_id, lease)
 
     async def AddLabels(
         self, request: pb.AddLabelsRequest, context: object
@@ -54,8 +55,12 @@ class LabelingCalls:
         async def add(live: LiveSession) -> pb.AddLabelsResponse:
             writes = _writes(live, annotator, request.labels)
             done = await self.services.labeling.add_labels(live, identity, annotator, writes)
+            if done.config_version not in live.view.configs:
+                await reconfigured(live)
             return pb.AddLabelsResponse(
-                basis=encode.basis(live.config, done.config_version, done.revision),
+                basis=encode.basis(
+                    live.view.configs[done.config_version], done.config_version, done.revision
+                ),
                 outcomes=[pb.LabelOutcome.ValueType(int(o)) for o in done.outcomes],
             )
 
@@ -104,7 +109,7 @@ class LabelingCalls:
         if request.annotator:
             checks.annotator(request.annotator)
         size = checks.page_size(request.page_size)
-        after = _lease_key(checks.page_after(request.page_token))
+        after = _lease_key(checks.page_after("leases", request.page_token))
 
         async def page(live: LiveSession) -> pb.ListLeasesResponse:
             leases = await self.services.labeling.leases(live, request.annotator)
@@ -127,7 +132,9 @@ class LabelingCalls:
                     metadata=columns,
                 )
             if len(leases) > size:
-                answer.next_page_token = checks.page_token(f"{page[-1].row}:{page[-1].annotator}")
+                answer.next_page_token = checks.page_token(
+                    "leases", f"{page[-1].row}:{page[-1].annotator}"
+                )
             return answer
 
         return await self.services.on(request.session_id, page)
@@ -145,9 +152,13 @@ class LabelingCalls:
             return live
 
         live = await self.services.on(request.session_id, open_log)
+        answer = pb.ListLabelsResponse()
         async for entry in self.services.labeling.labels(live, request.start_revision, end):
-            answer = pb.ListLabelsResponse(
-                basis=encode.basis(live.config, live.view.config_version, entry.position)
+            if len(answer.labels) + len(entry.item_ids) > checks.MAX_LABELS:
+                yield answer
+                answer = pb.ListLabelsResponse()
+            answer.basis.CopyFrom(
+                encode.basis(live.config, live.view.config_version, entry.position)
             )
             for item_id, value, outcome in zip(
                 entry.item_ids, entry.values, entry.outcomes, strict=True
@@ -159,11 +170,12 @@ class LabelingCalls:
                     outcome=pb.LabelOutcome.ValueType(outcome),
                     time=encode.timestamp(entry.time_ms),
                 )
+        if answer.labels:
             yield answer
 
 
 def _batch(batch: Batch, include_metadata: bool) -> pb.NextBatchResponse:
-    pool, config = batch.live.pool, batch.live.config
+    pool, config = batch.live.pool, batch.live.view.configs[batch.config_version]
     rows = [pick.row for pick in batch.picks]
     answer = pb.NextBatchResponse(
         basis=encode.basis(config, batch.config_version, batch.revision, batch.head_version),
@@ -191,7 +203,7 @@ def _writes(live: LiveSession, annotator: str, labels: Sequence[pb.Label]) -> li
     """Checked labels. CONFLICTING_LABELS, UNKNOWN_CLASS, LEASE_TOKEN_FOREIGN."""
     config = live.config
     numbers = {name: i for i, name in enumerate(config.classes)}
-    rows = checks.rows(live.pool, "labels.item_id", [label.item_id for label in labels])
+    rows = checks.rows(live.pool, "labels[{}].item_id", [label.item_id for label in labels])
     first: dict[int, bytes] = {}
     writes = []
     for i, (label, row) in enumerate(zip(labels, rows.tolist(), strict=True)):
@@ -247,12 +259,19 @@ def _number(field: str, numbers: Mapping[str, int], name: str) -> int:
 
 
 def _distinct_rows(pool: Pool, item_ids: Sequence[str]) -> list[int]:
-    rows: list[int] = checks.rows(pool, "item_ids", item_ids).tolist()
+    rows: list[int] = checks.rows(pool, "item_ids[{}]", item_ids).tolist()
     check_distinct("item_ids", rows)
     return rows
 
 
 def _ids(pool: Pool, rows: Sequence[int]) -> list[str]:
+    if rows and max(rows) >= pool.manifest.items:  # the store knows of a later version
+        raise CoresiftError(
+            Reason.POOL_VERSION_NOT_LOADED,
+            f"this replica works on version {pool.manifest.version} of pool "
+            f"{pool.manifest.name!r}, which lacks items of the session",
+            retry_after_s=1.0,
+        )
     return pool.ids.ids_of(np.array(rows, np.int32)) if rows else []
 
 
@@ -266,8 +285,6 @@ def _lease_key(key: str) -> tuple[int, str]:
     if not key:
         return -1, ""
     row, _, annotator = key.partition(":")
-    if not row.isdigit():
-        raise CoresiftError(
-            Reason.INVALID_PAGE_TOKEN, "page_token was not made by this list", field="page_token"
-        )
+    if not row.isdecimal():
+        raise checks.foreign_page_token()
     return int(row), annotator

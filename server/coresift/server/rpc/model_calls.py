@@ -44,7 +44,7 @@ class ModelCalls:
         if target == "items":
             ids = request.items.item_ids
             checks.count("items.item_ids", len(ids), checks.MAX_VECTORS)
-            rows = checks.rows(pool, "items.item_ids", ids)
+            rows = checks.rows(pool, "items.item_ids[{}]", ids)
         else:
             most = min(checks.MAX_TOP, pool.manifest.items)
             checks.count("top.count", request.top.count, checks.MAX_TOP)

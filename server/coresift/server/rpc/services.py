@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from coresift.server.errors import CoresiftError, Reason
-from coresift.server.session.coresets import CoresetJobs
+from coresift.server.session.coreset_jobs import CoresetJobs
 from coresift.server.session.labeling import Labeling
 from coresift.server.session.lifecycle import Lifecycle
 from coresift.server.session.live import LiveSession, LiveSessions
@@ -16,6 +17,9 @@ from coresift.server.session.pools import Pools
 from coresift.server.session.signals import Signals
 
 T = TypeVar("T")
+
+OUTDATED = frozenset({Reason.ITEM_NOT_FOUND, Reason.POOL_VERSION_NOT_LOADED})
+"""What calls meet where the view has an older pool version than the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +37,23 @@ class Services:
     async def on(self, session_id: str, call: Callable[[LiveSession], Awaitable[T]]) -> T:
         """``call`` with the live session.
 
-        A cached session may have been deleted and made again elsewhere: it is then read anew.
+        Another replica may have moved the session to a pool version with further items: the call
+        is then made again on the newest. Or it may have been deleted and made again: it is then
+        read anew.
         """
+        live = await self.sessions.open(session_id)
         try:
-            return await call(await self.sessions.open(session_id))
+            return await call(live)
         except CoresiftError as error:
+            if error.reason in OUTDATED and await reconfigured(live):
+                return await call(live)
             if error.reason is not Reason.SESSION_NOT_FOUND or not self.sessions.drop(session_id):
                 raise
         return await call(await self.sessions.open(session_id))
+
+
+async def reconfigured(live: LiveSession) -> bool:
+    """Catch up with the log; whether that changed the configuration."""
+    before = live.view.config_version
+    await live.sync(time.monotonic())
+    return live.view.config_version != before

@@ -112,7 +112,7 @@ def _config(given: pb.SessionConfig) -> SessionConfig:
         task=Task(checks.known("config.task", given.task, pb.Task)),
         classes=tuple(given.classes),
         seed=given.seed,
-        **{field: _read_field(field, given) for field in _FIELDS},
+        **{field: _FIELDS[field](given) for field in _FIELDS},
     )
 
 
@@ -157,10 +157,6 @@ _PATHS = {"candidates": "seals_k", "lease_duration": "lease_ms"}
 """Paths on the wire that have another name in the domain."""
 
 
-def _read_field(field: str, given: pb.SessionConfig) -> Any:
-    return _FIELDS[field](given)
-
-
 def _changes(request: pb.UpdateSessionRequest) -> dict[str, Any]:
     paths = list(request.update_mask.paths)
     check_mask(paths, _PATHS)
@@ -170,5 +166,5 @@ def _changes(request: pb.UpdateSessionRequest) -> dict[str, Any]:
         if field == "pool_version":
             changes[field] = request.config.pool_version
         else:
-            changes[field] = _read_field(field, request.config)
+            changes[field] = _FIELDS[field](request.config)
     return changes

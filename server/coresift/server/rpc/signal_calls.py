@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from coresift.server.errors import CoresiftError, Reason, invalid
+from coresift.server.errors import invalid
 from coresift.server.rpc import checks, encode
 from coresift.server.rpc.services import Services
-from coresift.server.session.signals import SignalHeader, SignalKind, Upload
+from coresift.server.session.signals import SignalHeader, SignalKind, Upload, bad_signal
 from coresift.v1 import selection_pb2 as pb
 
 
@@ -23,18 +23,20 @@ class SignalCalls:
         async for part in request_iterator:
             if part.WhichOneof("part") == "header":
                 if header is not None:
-                    raise CoresiftError(Reason.INVALID_SIGNAL, "a second header")
+                    raise bad_signal("header", "a second header came")
                 header = _header(part.header)
+                if (before := await signals.stored(header)) is not None:
+                    return pb.PutSignalsResponse(signal=encode.signal(before))
                 pool = signals.pool(header)
                 upload = Upload(header, pool)
             elif upload is None:
-                raise CoresiftError(Reason.INVALID_SIGNAL, "the first message must be the header")
+                raise bad_signal("header", "the first message must be the header")
             else:
                 column = part.chunk.item_ids
                 ids = checks.strings("chunk.item_ids", column)
                 await signals.take(upload, ids, (column.data, column.offsets), part.chunk.values)
         if header is None or upload is None:
-            raise CoresiftError(Reason.INVALID_SIGNAL, "nothing was uploaded")
+            raise bad_signal("header", "nothing was uploaded")
         signal = await signals.store(header, pool, upload)
         return pb.PutSignalsResponse(signal=encode.signal(signal))
 
@@ -42,12 +44,12 @@ class SignalCalls:
         self, request: pb.ListSignalsRequest, context: object
     ) -> pb.ListSignalsResponse:
         size = checks.page_size(request.page_size)
-        after = checks.page_after(request.page_token)
+        after = checks.page_after("signals", request.page_token)
         signals = await self.services.signals.page(request.pool, after, size + 1)
         return pb.ListSignalsResponse(
             signals=[encode.signal(signal) for signal in signals[:size]],
             next_page_token=(
-                checks.page_token(signals[size - 1].name) if len(signals) > size else ""
+                checks.page_token("signals", signals[size - 1].name) if len(signals) > size else ""
             ),
         )
 
@@ -61,7 +63,7 @@ class SignalCalls:
 
 
 def _header(given: pb.SignalHeader) -> SignalHeader:
-    checks.name("header.request_id", given.request_id)
+    identity = checks.request_of(given, given.request_id, field="header.request_id")
     columns = tuple(given.columns)
     if not 1 <= len(columns) <= 1_000:
         raise invalid("header.columns", f"must hold 1..1000 names, got {len(columns)}")
@@ -70,6 +72,7 @@ def _header(given: pb.SignalHeader) -> SignalHeader:
     if len(given.sha256) != 32:
         raise invalid("header.sha256", f"must have 32 bytes, got {len(given.sha256)}")
     return SignalHeader(
+        request=identity,
         name=checks.signal_name("header.name", given.name),
         pool=given.pool,
         pool_version=given.pool_version,

@@ -132,7 +132,8 @@ def predicted_classes(head: Head, logits: Float64s) -> npt.NDArray[np.int16]:
     """Most probable class of each row, int16 [n]; binary: 1 where the log-odds are positive."""
     if logits.shape[1] == 1 and head.task is Task.BINARY:
         return (logits[:, 0] > 0).astype(np.int16)
-    return np.asarray(logits.argmax(axis=1), np.int16)
+    # A constant column says nothing of an item; a softmax never favours one.
+    return np.asarray(np.where(head.fitted, logits, -np.inf).argmax(axis=1), np.int16)
 
 
 def contains(ascending: Rows, rows: Rows) -> npt.NDArray[np.bool_]:

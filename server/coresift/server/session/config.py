@@ -45,6 +45,11 @@ class SessionConfig:
     def from_settings(cls, settings: Settings) -> SessionConfig:
         """The inverse of `settings`."""
         fields = msgpack.unpackb(settings.config)
+        if unknown := fields.keys() - set(cls.__slots__):
+            raise CoresiftError(
+                Reason.FORMAT_TOO_NEW,
+                f"a newer release configured this session: {', '.join(sorted(unknown))}",
+            )
         return cls(
             **fields
             | {

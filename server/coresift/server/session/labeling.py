@@ -15,13 +15,12 @@ import numpy.typing as npt
 from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.metrics import Metrics
 from coresift.server.session.live import LOG_PAGE, LiveSession
-from coresift.server.session.proposals import Proposed, expansion, proposals
+from coresift.server.session.proposals import Proposed, expansion, over_ask, proposals
 from coresift.server.session.ranking import PickReason, Ranking
 from coresift.server.session.tokens import SALT_BYTES, lease_token
 from coresift.server.session.workers import Workers
 from coresift.server.state.entries import LabelsEntry
 from coresift.server.state.store import (
-    MAX_PROPOSALS,
     Behind,
     Claim,
     Granted,
@@ -164,8 +163,8 @@ class Labeling:
         )
 
     async def _propose(self, live: LiveSession, ask: Ask, ranking: Ranking) -> list[Proposal]:
-        """Free rows, best first, some more than asked: other replicas may have leased a few."""
-        wanted = min(MAX_PROPOSALS, 2 * ask.size + 32)
+        """Free rows, best first, some more than asked."""
+        wanted = over_ask(ask.size)
         found = proposals(ranking, live.view, ask.annotator, wanted)
         while len(found) < wanted and not ranking.scored.complete:
             ranking = await live.deepened(ranking)

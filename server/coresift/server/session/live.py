@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,15 @@ from coresift.server.session.candidates import Candidates
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.neighbourhood import Neighbourhood
 from coresift.server.session.pools import Pools
-from coresift.server.session.ranking import HeadState, Ranking, Snapshot, fit_head, rank
+from coresift.server.session.ranking import (
+    HeadState,
+    Ranking,
+    Snapshot,
+    deeper,
+    fit_head,
+    positive_rows,
+    rank,
+)
 from coresift.server.session.view import View
 from coresift.server.session.workers import Workers
 from coresift.server.state.entries import Entry, ExpiryEntry, LabelsEntry
@@ -26,12 +34,12 @@ from coresift.server.state.store import LogRead, SessionRecord, Store, ViewKey
 
 LOG_PAGE = 2_000
 """Log entries read at a time."""
+APPLY_ENTRIES = 16
+"""Entries applied at a time: at most 16,000 labels, about 30 ms."""
 CACHED_SESSIONS = 1_000
 KEPT_BYTES = 1 << 30
 """Memory for vectors of candidates, over all sessions."""
 NO_CANDIDATES = Candidates(np.empty(0, np.int32))
-FIRST_DEPTH = 2_000
-"""Rows of a first ranking; deeper ones are made when these are used up."""
 
 
 class LiveSession:
@@ -115,10 +123,20 @@ class LiveSession:
             if is_rewound:
                 self.rewound()
                 continue
-            view.apply(read.entries)
+            if not await self._apply_in_pieces(view, read.entries):
+                continue  # dropped meanwhile
             if view.position >= read.record.position:
                 self.apply((), seen_at)
                 self._adopt(read)
+
+    async def _apply_in_pieces(self, view: View, entries: Sequence[Entry]) -> bool:
+        """Apply a long log, letting other calls run between; False if the view was dropped."""
+        for start in range(0, len(entries), APPLY_ENTRIES):
+            if view is not self.view:
+                return False
+            view.apply(entries[start : start + APPLY_ENTRIES])
+            await asyncio.sleep(0)
+        return view is self.view
 
     async def _is_rewound(self, key: ViewKey, record: SessionRecord) -> bool:
         """Whether the log at hand is not the one that a view of ``key`` was built from."""
@@ -129,8 +147,8 @@ class LiveSession:
         if not key.revision:
             return False
         # Labels came since: the entry at the view's revision must still be the one it applied.
-        at = (await self._store.log(self.uid, key.revision - 1, 1)).entries[0]
-        return not isinstance(at, LabelsEntry) or at.nonce != key.nonce
+        at = (await self._store.log(self.uid, key.revision - 1, 1)).entries
+        return not (at and isinstance(at[0], LabelsEntry) and at[0].nonce == key.nonce)
 
     def _adopt(self, read: LogRead) -> None:
         """Use the head that another replica published for the view's revision."""
@@ -188,24 +206,27 @@ class LiveSession:
                 state = await self._fitted(began)
                 if self.ranking is None or self.ranking.snapshot is not state.snapshot:
                     candidates = await self._grown_candidates(state.snapshot)
-                    self.ranking = await self._rank(state, candidates, FIRST_DEPTH)
+                    self.ranking = await self._rank(state, candidates)
                     self._observe(candidates)
                 return self.ranking
 
         return await self._workers.shared(refresh())
 
     async def deepened(self, ranking: Ranking) -> Ranking:
-        """The same ranking with eight times the rows (or all there are)."""
-        depth = 8 * len(ranking.scored.rows)
-        deeper = await self._rank(ranking.state, ranking.candidates, depth)
-        if self.ranking is ranking:
-            self.ranking = deeper
-        return deeper
-
-    async def _rank(self, state: HeadState, candidates: Candidates | None, depth: int) -> Ranking:
+        """The same ranking with more rows (or all there are)."""
         pool = self.pool
         with self._metrics.stage("score"):
-            return await self._workers.run(lambda: rank(pool, state, candidates, depth))
+            more = await self._workers.run(lambda: deeper(pool, ranking))
+        if self.ranking is ranking:
+            self.ranking = more
+        return more
+
+    async def _rank(self, state: HeadState, candidates: Candidates | None) -> Ranking:
+        pool, near = self.pool, None
+        if state.head is None and self.neighbourhood is not None:
+            near = await self.neighbourhood.of(positive_rows(state.snapshot))
+        with self._metrics.stage("score"):
+            return await self._workers.run(lambda: rank(pool, state, candidates, near=near))
 
     async def _grown_candidates(self, snapshot: Snapshot) -> Candidates | None:
         """The candidates of a snapshot; None for the whole pool.

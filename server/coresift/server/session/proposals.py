@@ -12,6 +12,7 @@ from coresift.server.selection.priority import random_order
 from coresift.server.selection.shortlist import canonical
 from coresift.server.session.ranking import PickReason, Ranking
 from coresift.server.session.view import View
+from coresift.server.state.store import MAX_PROPOSALS
 
 Rows = npt.NDArray[np.int32]
 
@@ -24,6 +25,11 @@ class Proposed:
     score: float
     predicted: int
     reason: PickReason
+
+
+def over_ask(size: int) -> int:
+    """Rows to propose for a batch: other replicas may have leased a few meanwhile."""
+    return min(MAX_PROPOSALS, 2 * size + 32)
 
 
 def proposals(ranking: Ranking, view: View, annotator: str, wanted: int) -> list[Proposed]:
@@ -45,10 +51,7 @@ def proposals(ranking: Ranking, view: View, annotator: str, wanted: int) -> list
 
 def _under_voted(view: View, annotator: str) -> list[Proposed]:
     """Labelled items that lack further votes, those with most votes first."""
-    quota = view.config.votes_per_item
-    if quota == 1:
-        return []
-    rows = [row for row in view.votes if view.free_for(row, annotator)]
+    rows = [row for row in view.under_voted if view.free_for(row, annotator)]
     rows.sort(key=lambda row: (-len(view.votes[row]), row))
     return [Proposed(row, float("nan"), -1, PickReason.UNDER_VOTED) for row in rows]
 

@@ -89,12 +89,14 @@ class Ranking:
         candidates: what was ranked; None: the pool.
         scored: the rows; not ``complete`` where more candidates exist beyond the last.
         reason: why these rows.
+        near: neighbours of the positives, where there was no head.
     """
 
     state: HeadState
     candidates: Candidates | None
     scored: Scored
     reason: PickReason
+    near: Rows | None = None
 
     @property
     def snapshot(self) -> Snapshot:
@@ -112,17 +114,31 @@ def fit_head(pool: Pool, snapshot: Snapshot) -> Head | None:
     return fit(config.task, config.head, TrainingSet(pool.fetch(rows[places]), targets, opposed))
 
 
-def rank(pool: Pool, state: HeadState, candidates: Candidates | None, depth: int) -> Ranking:
+FIRST_DEPTH = 2_000
+"""Rows of a first ranking; `deeper` ones are made when these are used up."""
+
+
+def rank(
+    pool: Pool,
+    state: HeadState,
+    candidates: Candidates | None,
+    depth: int = FIRST_DEPTH,
+    near: Rows | None = None,
+) -> Ranking:
     """The first ``depth`` rows to label (or all there are).
 
     Args:
         candidates: None for the whole pool. Rows with a vote are left out.
+        near: neighbours of `positive_rows`, int32 [n, k], if they are known; used only while
+            there is no head.
     """
     snapshot = state.snapshot
     strategy, excluded = snapshot.strategy(), snapshot.labelled()
     if strategy.needs_head and state.head is None:
-        scored = _cold_start(pool, snapshot, depth)
-        return Ranking(state, candidates, scored, PickReason.COLD_START)
+        if near is None:
+            near = _nearest_to_positives(pool, snapshot)
+        scored = _cold_start(pool, snapshot, near, depth)
+        return Ranking(state, candidates, scored, PickReason.COLD_START, near)
     used = state.head if strategy.needs_head else None
     if candidates is None:
         blocks = whole_pool(pool, used)
@@ -152,7 +168,20 @@ def _without_logits(rows: Rows) -> Blocks:
         yield part, np.empty((len(part), 0), np.float32)
 
 
-def _cold_start(pool: Pool, snapshot: Snapshot, depth: int) -> Scored:
+def deeper(pool: Pool, ranking: Ranking) -> Ranking:
+    """The same ranking with eight times the rows (or all there are)."""
+    depth = 8 * max(1, len(ranking.scored.rows))
+    return rank(pool, ranking.state, ranking.candidates, depth, ranking.near)
+
+
+def _nearest_to_positives(pool: Pool, snapshot: Snapshot) -> Rows:
+    rows, k = positive_rows(snapshot), min(snapshot.config.seals_k or 100, pool.manifest.items - 1)
+    if not len(rows) or not k:
+        return np.empty((0, 0), np.int32)
+    return pool.neighbours(rows, k)
+
+
+def _cold_start(pool: Pool, snapshot: Snapshot, nearest: Rows, depth: int) -> Scored:
     """An order before a head exists.
 
     Only positives labelled: by turns their neighbours (the nearest of each first) and random
@@ -163,10 +192,8 @@ def _cold_start(pool: Pool, snapshot: Snapshot, depth: int) -> Scored:
     labelled = snapshot.labelled()
     wanted = min(items, depth + len(labelled))
     random = random_order(config.seed, "cold_start", items, wanted)
-    positives = _positives(snapshot) if config.task is Task.BINARY else labelled[:0]
-    if len(positives):
-        k = min(config.seals_k or 100, items - 1)
-        near = pool.neighbours(positives, k).T.ravel() if k else positives[:0]
+    if len(nearest):
+        near = nearest.T.ravel()
         near = near[np.sort(np.unique(near, return_index=True)[1])]
         turns = np.concatenate([2.0 * np.arange(len(near)), 2.0 * np.arange(len(random)) + 1])
         rows = np.concatenate([near, random])[np.argsort(turns, kind="stable")]
@@ -180,8 +207,10 @@ def _cold_start(pool: Pool, snapshot: Snapshot, depth: int) -> Scored:
     return Scored(rows, np.full(len(rows), np.nan), np.full(len(rows), -1, np.int16), complete)
 
 
-def _positives(snapshot: Snapshot) -> Rows:
-    """Rows that some annotator calls positive, ascending."""
+def positive_rows(snapshot: Snapshot) -> Rows:
+    """Rows that some annotator calls positive, ascending; none unless the task is binary."""
+    if snapshot.config.task is not Task.BINARY:
+        return np.empty(0, np.int32)
     positive = pack_class(1)
     rows = [row for row, item in snapshot.votes.items() if positive in item.values()]
     return np.sort(np.array(rows, np.int32))

@@ -16,23 +16,22 @@ import numpy.typing as npt
 
 from coresift.server.session.candidates import Candidates
 from coresift.server.session.config import SessionConfig
+from coresift.server.session.live import LOG_PAGE
 from coresift.server.session.pools import Pools
-from coresift.server.session.proposals import expansion, proposals
+from coresift.server.session.proposals import expansion, over_ask, proposals
 from coresift.server.session.ranking import (
     HeadState,
     Ranking,
     Snapshot,
+    deeper,
     fit_head,
     rank,
 )
 from coresift.server.session.view import View
 from coresift.server.state.entries import ConfigEntry, Entry, GrantEntry
-from coresift.server.state.store import MAX_PROPOSALS, Settings, Store
+from coresift.server.state.store import Settings, Store
 
 Rows = npt.NDArray[np.int32]
-
-PAGE = 2_000
-DEPTH = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +57,9 @@ async def read_log(store: Store, session_id: str) -> list[Entry]:
     record = await store.read(session_id)
     entries: list[Entry] = []
     while True:
-        read = await store.log(record.uid, len(entries), PAGE)
+        read = await store.log(record.uid, len(entries), LOG_PAGE)
         entries.extend(read.entries)
-        if len(read.entries) < PAGE:
+        if len(read.entries) < LOG_PAGE:
             return entries
 
 
@@ -91,11 +90,10 @@ class _Player:
         seen = self._view("proposals", grant.view_position)
         allowed = self._view("claims", grant.position - 1)
         pool = self._pools.of_session(seen.config.pool, seen.config.pool_version)
-        wanted = min(MAX_PROPOSALS, 2 * grant.size + 32)
+        wanted = over_ask(grant.size)
         found = proposals(ranking, seen, grant.annotator, wanted)
         while len(found) < wanted and not ranking.scored.complete:
-            depth = 8 * len(ranking.scored.rows)
-            ranking = self._ranking = rank(pool, ranking.state, ranking.candidates, depth)
+            ranking = self._ranking = deeper(pool, ranking)
             found = proposals(ranking, seen, grant.annotator, wanted)
         if len(found) < wanted:
             near = np.empty(0, np.int32)
@@ -136,7 +134,7 @@ class _Player:
         if view.config.seals_k is not None:
             neighbours = self._neighbours_of(view.config, snapshot.ever)
             candidates = Candidates(np.unique(neighbours).astype(np.int32))
-        self._ranking = rank(pool, state, candidates, DEPTH)
+        self._ranking = rank(pool, state, candidates)
         return self._ranking
 
     def _ranked_position(self, grant: GrantEntry) -> int:

@@ -33,11 +33,14 @@ class View:
         leases: row -> annotators who hold it.
         skips: (row, annotator) pairs that are never offered again.
         hidden: rows that nobody can label.
+        under_voted: rows with some votes that lack further ones.
+        configs: every configuration that the session has had, by version.
     """
 
     def __init__(self, config: SessionConfig, config_version: int) -> None:
         self.config = config
         self.config_version = config_version
+        self.configs = {config_version: config}
         self.position = 0
         self.revision = 0
         self.nonce = b""
@@ -46,6 +49,7 @@ class View:
         self.leases: dict[int, frozenset[str]] = {}
         self.skips: set[tuple[int, str]] = set()
         self.hidden: set[int] = set()
+        self.under_voted: set[int] = set()
         self.vote_count = 0
 
     def key(self) -> ViewKey:
@@ -78,6 +82,8 @@ class View:
                 settings = Settings(0, None, entry.config)
                 self.config = SessionConfig.from_settings(settings)
                 self.config_version = entry.config_version
+                self.configs[entry.config_version] = self.config
+                self.under_voted = {row for row in self.votes if self._lacks_votes(row)}
 
     def _label(self, entry: LabelsEntry) -> None:
         for row, value in zip(entry.rows, entry.values, strict=True):
@@ -91,6 +97,10 @@ class View:
                 self.votes[row] = after
             else:
                 self.votes.pop(row, None)
+            if self._lacks_votes(row):
+                self.under_voted.add(row)
+            else:
+                self.under_voted.discard(row)
             self._end_lease(row, entry.annotator)
         self.revision, self.nonce = entry.position, entry.nonce
 
@@ -101,6 +111,9 @@ class View:
                 self.skips.add((row, entry.annotator))
             elif entry.reason == Release.CANNOT_LABEL:
                 self.hidden.add(row)
+
+    def _lacks_votes(self, row: int) -> bool:
+        return 0 < len(self.votes.get(row, ())) < self.config.votes_per_item
 
     def _end_lease(self, row: int, annotator: str) -> None:
         rest = self.leases.get(row, frozenset()) - {annotator}

@@ -14,8 +14,9 @@ T = TypeVar("T")
 class Workers:
     """A bounded pool of threads, and the background tasks that a drain waits for."""
 
-    def __init__(self, threads: int) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="numerics")
+    def __init__(self, threads: int, prepare: Callable[[], None] | None = None) -> None:
+        """``prepare`` runs first on each thread."""
+        self._threads = ThreadPoolExecutor(threads, "numerics", prepare)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, work: Callable[[], T]) -> T:

@@ -300,7 +300,9 @@ class Store(Protocol):
         ...
 
     async def list_documents(self, space: str, after: str, count: int) -> list[tuple[str, bytes]]:
-        """Up to ``count`` documents of a space with keys greater than ``after``, in order."""
+        """Up to ``count`` documents of a space with keys greater than ``after``, in order.
+
+        Documents with a time to live are not listed."""
         ...
 
     async def delete_document(self, space: str, key: str) -> bool:

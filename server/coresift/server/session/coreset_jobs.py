@@ -18,20 +18,16 @@ from typing import Any
 import msgpack
 import numpy as np
 import numpy.typing as npt
-import psutil
 import pyarrow as pa
 
 from coresift.server.artifacts import Artifacts
 from coresift.server.coreset.methods import METHODS
 from coresift.server.coreset.selection import Request as Selecting
 from coresift.server.coreset.selection import Selection
-from coresift.server.errors import CoresiftError, Reason, invalid
-from coresift.server.head import Head
+from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
 from coresift.server.pool.failures import Cancelled
-from coresift.server.pool.pool import Pool
-from coresift.server.session.live import LiveSessions, head_of
-from coresift.server.session.pools import Pools
+from coresift.server.session.coreset_plans import JobSpec, Ordered, Plan, Planner
 from coresift.server.session.requests import Requests
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import ANSWER_MS, Request, Store
@@ -42,51 +38,6 @@ HEARTBEAT_S = 1.0
 OWNER_TTL_MS = 8_000
 POLL_S = 0.5
 """How often a stream says something, and looks at a job of another replica."""
-BYTES_PER_SECOND = 4e9
-"""Of a pass over a pool, for estimates: what one memory channel sustains."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ordered:
-    """A ScoreCoreset as it was asked; ``pool`` or ``session_id`` is empty."""
-
-    request: Request
-    pool: str
-    session_id: str
-    method: str
-    budget: int
-    seed: int
-    start_item_ids: tuple[str, ...]
-    grace_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class JobSpec:
-    """A job as asked for, with what it was planned on."""
-
-    job_id: str
-    digest: bytes
-    pool: str
-    pool_version: str
-    method: str
-    budget: int
-    seed: int
-    grace_s: float
-    config_version: int
-    revision: int
-    head_version: str
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A job with what it works on, and what it will probably take."""
-
-    spec: JobSpec
-    pool: Pool
-    head: Head | None
-    start: Rows
-    expected_s: float
-    expected_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +77,7 @@ class _Job:
     attached: int = 0
     detached_at: float = 0.0
     cancelled: bool = False
+    lost: bool = False
     task: asyncio.Task[None] | None = None
 
 
@@ -134,14 +86,13 @@ class CoresetJobs:
 
     def __init__(
         self,
-        pools: Pools,
-        sessions: LiveSessions,
+        planner: Planner,
         store: Store,
         artifacts: Artifacts,
         workers: Workers,
         metrics: Metrics,
     ) -> None:
-        self._pools, self._sessions, self._store = pools, sessions, store
+        self._planner, self._store = planner, store
         self._artifacts, self._workers, self._metrics = artifacts, workers, metrics
         self._owner = secrets.token_hex(8)
         self._requests = Requests(store)
@@ -152,62 +103,19 @@ class CoresetJobs:
         """Check what was asked and resolve it. Asked again, the plan is that of the first time.
 
         Raises:
-            CoresiftError: UNKNOWN_METHOD, INVALID_FIELD, POOL_NOT_FOUND, SESSION_NOT_FOUND,
-                ITEM_NOT_FOUND, HEAD_NOT_FITTED, TOO_LARGE, REQUEST_ID_REUSED, JOB_CANCELLED.
+            CoresiftError: what `Planner.first` raises, REQUEST_ID_REUSED, JOB_CANCELLED.
         """
-        job_id, method = ordered.request.request_id, METHODS.get(ordered.method)
-        if method is None:
-            raise CoresiftError(
-                Reason.UNKNOWN_METHOD,
-                f"no core-set method {ordered.method!r}; valid are {', '.join(METHODS)}",
-                field="method",
-                valid=",".join(METHODS),
+        job_id = ordered.request.request_id
+        document = await self._store.get_document("jobs", job_id)
+        if document is None:
+            plan = await self._planner.first(ordered)
+            document = await self._store.put_document(
+                "jobs", job_id, _write(plan.spec, "running", None), replaces=None, ttl_ms=ANSWER_MS
             )
-        before = await self._known(ordered.request)
-        if not ordered.session_id and method.needs_head:
-            raise invalid("session_id", f"is required: {ordered.method} needs a session's head")
-        if ordered.session_id:
-            live = await self._sessions.open(ordered.session_id)
-            state = await live.fitted(time.monotonic())
-            head = head_of(state) if method.needs_head else None
-            pool, snapshot = live.pool, state.snapshot
-            basis = (snapshot.config_version, snapshot.revision, state.version if head else "")
-        else:
-            pool, head, basis = self._pools.find(ordered.pool), None, (0, 0, "")
-        start = _start_rows(pool, ordered)
-        items = pool.manifest.items
-        if not 1 <= ordered.budget <= items - len(start):
-            raise invalid("budget", f"must be 1..{items - len(start)}, got {ordered.budget}")
-        passes, extra = method.cost(items, pool.manifest.dimension, ordered.budget)
-        available = psutil.virtual_memory().available
-        if extra > available:
-            raise CoresiftError(
-                Reason.TOO_LARGE,
-                f"{ordered.method} needs {extra / 1e9:.1f} GB, {available / 1e9:.1f} GB are free",
-                needed_bytes=f"{extra:.0f}",
-            )
-        spec = before or JobSpec(
-            job_id,
-            ordered.request.digest,
-            pool.manifest.name,
-            pool.manifest.version,
-            ordered.method,
-            ordered.budget,
-            ordered.seed,
-            ordered.grace_s,
-            *basis,
-        )
-        there = await self._store.put_document(
-            "jobs", job_id, _write(spec, "running", None), replaces=None, ttl_ms=ANSWER_MS
-        )
-        if there:  # another call of the same request came first, a moment ago
-            spec = _same_job(ordered.request, there)
-        expected_s = 0.05 + passes * pool.nbytes() / BYTES_PER_SECOND
-        return Plan(spec, pool, head, start, expected_s, int(extra))
-
-    async def _known(self, request: Request) -> JobSpec | None:
-        document = await self._store.get_document("jobs", request.request_id)
-        return None if document is None else _same_job(request, document)
+            if not document:
+                return plan
+        # It is there, perhaps since a moment ago.
+        return await self._planner.again(_same_job(ordered.request, document), ordered)
 
     async def attach(self, plan: Plan) -> AsyncGenerator[Progress | Result]:
         """Start the job or join it: progress at least every half second, then the result."""
@@ -259,6 +167,10 @@ class CoresetJobs:
         )
         return Result(summary, table)
 
+    async def _is_over(self, job_id: str) -> bool:
+        document = await self._store.get_document("jobs", job_id)
+        return document is None or _read(document)[1] != "running"
+
     async def _remote_progress(self, job_id: str) -> Progress:
         owner = await self._store.get_document("owners", job_id)
         if not owner:
@@ -276,6 +188,10 @@ class CoresetJobs:
         )
         if there is not None:
             return self._jobs.get(spec.job_id)
+        # Its last owner may have ended it between our look and our claim.
+        if await self._is_over(spec.job_id):
+            await self._store.delete_document("owners", spec.job_id)
+            return None
         job.task = self._workers.spawn(self._run(job, heartbeat, plan))
         job.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._jobs[spec.job_id] = job
@@ -307,13 +223,14 @@ class CoresetJobs:
             if job.cancelled:
                 await self._end(spec, "cancelled", None)
                 raise _cancelled(spec.job_id) from None
-            if not self._is_draining:  # nobody waits for it any more
+            if not (self._is_draining or job.lost):  # nobody waits for it any more
                 await self._store.delete_document("jobs", spec.job_id)
         finally:
             watch.cancel()
             self._jobs.pop(spec.job_id, None)
             self._metrics.coreset_jobs.labels(spec.method, end).inc()
-            await self._store.delete_document("owners", spec.job_id)
+            if not job.lost:
+                await self._store.delete_document("owners", spec.job_id)
 
     async def _keep(self, job: _Job, heartbeat: bytes) -> None:
         """Renew ownership; stop the job when nobody is attached, or another replica cancelled."""
@@ -327,7 +244,11 @@ class CoresetJobs:
                 there = await self._store.put_document(
                     "owners", job.spec.job_id, fresh, replaces=heartbeat, ttl_ms=OWNER_TTL_MS
                 )
-                heartbeat = fresh if there is None else heartbeat
+                if there is not None:  # another replica took the job over while we were stuck
+                    job.lost = True
+                    job.stop.set()
+                    return
+                heartbeat = fresh
                 document = await self._store.get_document("jobs", job.spec.job_id)
             except CoresiftError:
                 continue  # the store is away: the work goes on, ownership lapses at worst
@@ -405,22 +326,6 @@ def _select(job: _Job, plan: Plan) -> tuple[pa.Table, Selection, dict[str, float
     if selection.weights is not None:
         columns["weight"] = selection.weights
     return pa.table(columns), selection, seconds
-
-
-def _start_rows(pool: Pool, ordered: Ordered) -> Rows:
-    """Rows of the given start items, ascending."""
-    if ordered.start_item_ids and ordered.method != "k_center":
-        raise invalid("start_item_ids", f"has no meaning for {ordered.method}")
-    rows = pool.ids.rows_of(ordered.start_item_ids)
-    if (missing := np.flatnonzero(rows < 0)).size:
-        item_id = ordered.start_item_ids[int(missing[0])]
-        raise CoresiftError(
-            Reason.ITEM_NOT_FOUND,
-            f"no item {item_id!r} in pool {pool.manifest.name!r}",
-            field=f"start_item_ids[{int(missing[0])}]",
-            item_id=item_id,
-        )
-    return np.unique(rows).astype(np.int32)
 
 
 def _write(spec: JobSpec, status: str, summary: Summary | None) -> bytes:

@@ -1,0 +1,177 @@
+"""Core-set jobs before they run: what was asked, checked and resolved."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from coresift.server.coreset.methods import METHODS, Method
+from coresift.server.errors import CoresiftError, Reason, invalid
+from coresift.server.head import Head
+from coresift.server.pool.pool import Pool
+from coresift.server.session.history import head_at
+from coresift.server.session.live import LiveSessions, head_of
+from coresift.server.session.pools import Pools
+from coresift.server.session.workers import Workers
+from coresift.server.state.store import Request, Store
+
+Rows = npt.NDArray[np.int32]
+
+BYTES_PER_SECOND = 4e9
+"""Of a pass over a pool, for estimates: what one memory channel sustains."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """A ScoreCoreset as it was asked; ``pool`` or ``session_id`` is empty."""
+
+    request: Request
+    pool: str
+    session_id: str
+    method: str
+    budget: int
+    seed: int
+    start_item_ids: tuple[str, ...]
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """A job as asked for, with what it was planned on."""
+
+    job_id: str
+    digest: bytes
+    pool: str
+    pool_version: str
+    method: str
+    budget: int
+    seed: int
+    grace_s: float
+    config_version: int
+    revision: int
+    head_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A job with what it works on, and what it will probably take."""
+
+    spec: JobSpec
+    pool: Pool
+    head: Head | None
+    start: Rows
+    expected_s: float
+    expected_bytes: int
+
+
+class Planner:
+    """Resolves what was asked into a plan."""
+
+    def __init__(
+        self, pools: Pools, sessions: LiveSessions, store: Store, workers: Workers
+    ) -> None:
+        self._pools, self._sessions = pools, sessions
+        self._store, self._workers = store, workers
+
+    async def first(self, ordered: Ordered) -> Plan:
+        """The plan of a new job, on the newest labels and pool version.
+
+        Raises:
+            CoresiftError: UNKNOWN_METHOD, INVALID_FIELD, POOL_NOT_FOUND, SESSION_NOT_FOUND,
+                ITEM_NOT_FOUND, HEAD_NOT_FITTED, TOO_LARGE.
+        """
+        method = _method(ordered)
+        basis, head = (0, 0, ""), None
+        if ordered.session_id:
+            live = await self._sessions.open(ordered.session_id)
+            state = await live.fitted(time.monotonic())
+            pool, snapshot = live.pool, state.snapshot
+            if method.needs_head:
+                head = head_of(state)
+            basis = (snapshot.config_version, snapshot.revision, state.version if head else "")
+        else:
+            pool = self._pools.find(ordered.pool)
+        spec = JobSpec(
+            ordered.request.request_id,
+            ordered.request.digest,
+            pool.manifest.name,
+            pool.manifest.version,
+            ordered.method,
+            ordered.budget,
+            ordered.seed,
+            ordered.grace_s,
+            *basis,
+        )
+        plan = _plan(spec, ordered, pool, head)
+        _check_room(plan)
+        return plan
+
+    async def again(self, spec: JobSpec, ordered: Ordered) -> Plan:
+        """The plan of a job that is there already: the same pool version, labels and head."""
+        method = _method(ordered)
+        pool = self._pools.of_session(spec.pool, spec.pool_version)
+        head = None
+        if method.needs_head:
+            live = await self._sessions.open(ordered.session_id)
+            state = await live.fitted(time.monotonic())
+            head = state.head if state.version == spec.head_version else None
+            if head is None:
+                head = await head_at(
+                    live, pool, spec.revision, spec.config_version, self._store, self._workers
+                )
+        return _plan(spec, ordered, pool, head)
+
+
+def _method(ordered: Ordered) -> Method:
+    method = METHODS.get(ordered.method)
+    if method is None:
+        raise CoresiftError(
+            Reason.UNKNOWN_METHOD,
+            f"no core-set method {ordered.method!r}; valid are {', '.join(METHODS)}",
+            field="method",
+            valid=",".join(METHODS),
+        )
+    if method.needs_head and not ordered.session_id:
+        raise invalid("session_id", f"is required: {ordered.method} needs a session's head")
+    if ordered.start_item_ids and not method.takes_start:
+        raise invalid("start_item_ids", f"has no meaning for {ordered.method}")
+    return method
+
+
+def _plan(spec: JobSpec, ordered: Ordered, pool: Pool, head: Head | None) -> Plan:
+    start = _start_rows(pool, ordered)
+    items = pool.manifest.items
+    if not 1 <= ordered.budget <= items - len(start):
+        raise invalid("budget", f"must be 1..{items - len(start)}, got {ordered.budget}")
+    passes, extra = METHODS[spec.method].cost(items, pool.manifest.dimension, ordered.budget)
+    expected_s = 0.05 + passes * pool.nbytes() / BYTES_PER_SECOND
+    return Plan(spec, pool, head, start, expected_s, int(extra))
+
+
+def _check_room(plan: Plan) -> None:
+    available = psutil.virtual_memory().available
+    if plan.expected_bytes > available:
+        raise CoresiftError(
+            Reason.TOO_LARGE,
+            f"{plan.spec.method} needs {plan.expected_bytes / 1e9:.1f} GB, "
+            f"{available / 1e9:.1f} GB are free",
+            needed_bytes=str(plan.expected_bytes),
+        )
+
+
+def _start_rows(pool: Pool, ordered: Ordered) -> Rows:
+    """Rows of the given start items, ascending."""
+    rows = pool.ids.rows_of(ordered.start_item_ids)
+    if (missing := np.flatnonzero(rows < 0)).size:
+        item_id = ordered.start_item_ids[int(missing[0])]
+        raise CoresiftError(
+            Reason.ITEM_NOT_FOUND,
+            f"no item {item_id!r} in pool {pool.manifest.name!r}",
+            field=f"start_item_ids[{int(missing[0])}]",
+            item_id=item_id,
+        )
+    return np.unique(rows).astype(np.int32)

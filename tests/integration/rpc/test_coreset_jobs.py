@@ -1,0 +1,201 @@
+"""Core-set jobs: the job is a resource, the stream an attachment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from coresift.client import Client, CoresetProgress, NotFound, Reason
+from coresift.v1 import selection_pb2 as pb
+from coresift.v1.selection_pb2_grpc import SelectionServiceStub
+from fixtures.nearly_right import filled
+from fixtures.servers import Pools, Replicas, ServerProcess, refusal_of
+
+LONG_BUDGET = 29_000
+"""Of 30,000 items: takes a while."""
+
+
+def a_request(pool: str = "large", **fields: Any) -> pb.ScoreCoresetRequest:
+    fields = filled({"request_id": f"job-{uuid4()}", "method": "k_center", "budget": 300}, fields)
+    return pb.ScoreCoresetRequest(pool=pool, **fields)
+
+
+def kinds(parts: Iterator[pb.ScoreCoresetResponse]) -> list[str]:
+    return [str(part.WhichOneof("part")) for part in parts]
+
+
+@pytest.fixture(scope="module")
+def other(replicas: Replicas) -> Iterator[SelectionServiceStub]:
+    """The stub of the second replica."""
+    with grpc.insecure_channel(replicas.second.listen) as channel:
+        yield SelectionServiceStub(channel)
+
+
+def test_plan_progress_chunks_summary(stub: SelectionServiceStub) -> None:
+    request = a_request(method="random", budget=LONG_BUDGET, seed=4)
+    parts = list(stub.ScoreCoreset(request))
+    order = kinds(iter(parts))
+    assert order[0] == "plan"
+    assert order[-1] == "summary"
+    assert order == sorted(order, key=["plan", "progress", "chunk", "summary"].index)
+    assert {"progress", "chunk"} <= set(order)
+    plan = parts[0].plan
+    assert (plan.job_id, plan.method, plan.budget) == (request.request_id, "random", LONG_BUDGET)
+    assert plan.pool_items == 30_000
+    assert (plan.basis.pool, plan.basis.config_version, plan.basis.seed) == ("large", 0, 4)
+    assert plan.expected_time.ToTimedelta().total_seconds() > 0
+    for part in parts:
+        if part.HasField("progress"):
+            assert part.progress.phase in {"queued", "select", "store"}
+            assert 0 <= part.progress.share <= 1
+        assert part.ByteSize() < 2**20
+    ranks = b"".join(part.chunk.ranks for part in parts)
+    np.testing.assert_array_equal(np.frombuffer(ranks, "<u4"), np.arange(LONG_BUDGET))
+    summary = parts[-1].summary
+    assert summary.count == LONG_BUDGET
+    assert set(summary.durations) == {"select", "store"}
+    table = pq.read_table(summary.uri.removeprefix("file://"))
+    ids = b"".join(part.chunk.item_ids.data for part in parts).decode()
+    assert "".join(map(str, table["item_id"].to_pylist())) == ids
+
+
+def slow_k_center(
+    X: np.ndarray[Any, Any], start: list[int], budget: int
+) -> tuple[list[int], list[float]]:
+    """Each centre is the farthest from all before it, ties by row."""
+    X = X.astype(np.float64)
+    distances = np.full(len(X), np.inf)
+    for row in start:
+        distances = np.minimum(distances, np.linalg.norm(X - X[row], axis=1))
+    rows: list[int] = []
+    scores: list[float] = []
+    for _ in range(budget):
+        row = int(np.argmax(distances))
+        rows.append(row)
+        scores.append(float(distances[row]))
+        distances = np.minimum(distances, np.linalg.norm(X - X[row], axis=1))
+    return rows, [*scores, float(distances.max())]
+
+
+def test_k_center_goes_on_from_start_items(client: Client, pools: Pools) -> None:
+    start = ["item-5", "item-17", "item-5"]
+    result = client.score_coreset("k_center", 40, pool="things", start_item_ids=start)
+    rows, scores = slow_k_center(pools.things.vectors, [5, 17], 40)
+    assert list(result.item_ids) == [f"item-{row}" for row in rows]
+    np.testing.assert_allclose(result.scores, scores[:-1], atol=1e-6)
+    assert result.summary.covering_radius == pytest.approx(scores[-1], abs=1e-6)
+    assert result.weights is not None
+    X = pools.things.vectors.astype(np.float64)
+    centres = X[[5, 17, *rows]]
+    nearest = np.linalg.norm(X[:, None] - centres[None], axis=2).argmin(axis=1)
+    np.testing.assert_array_equal(result.weights, np.bincount(nearest, minlength=42)[2:])
+
+
+def test_k_center_of_a_seed(client: Client, pools: Pools) -> None:
+    result = client.score_coreset("k_center", 30, pool="things", seed=8)
+    first = int(result.item_ids[0].removeprefix("item-"))
+    rows, scores = slow_k_center(pools.things.vectors, [first], 29)
+    assert list(result.item_ids)[1:] == [f"item-{row}" for row in rows]
+    assert result.scores[0] == np.inf
+    np.testing.assert_allclose(result.scores[1:], scores[:-1], atol=1e-6)
+
+
+def result_of(parts: Iterator[pb.ScoreCoresetResponse]) -> bytes:
+    """Plan, chunks and summary, byte by byte."""
+    told = [part for part in parts if not part.HasField("progress")]
+    return b"".join(part.SerializeToString(deterministic=True) for part in told)
+
+
+def test_the_same_request_attaches_on_any_replica(
+    stub: SelectionServiceStub, other: SelectionServiceStub
+) -> None:
+    request = a_request()
+    first = stub.ScoreCoreset(request)
+    assert next(first).HasField("plan")
+    second = result_of(other.ScoreCoreset(request))  # while it runs, or after it
+    rest = result_of(first)
+    assert second.endswith(rest)
+    assert result_of(stub.ScoreCoreset(request)) == second
+    changed = a_request(request_id=request.request_id, seed=1)
+    for each in (stub, other):
+        refusal = refusal_of(lambda each=each: each.ScoreCoreset(changed))  # type: ignore[misc]
+        assert (refusal.reason, refusal.fields) == ("REQUEST_ID_REUSED", ("request_id",))
+
+
+def test_a_result_outlives_the_session_going_on(client: Client) -> None:
+    session = client.create_session("things")
+    client.add_labels(session, {"item-1": "positive", "item-2": "negative"}, "ann")
+    before = client.score_coreset("max_entropy", 9, session=session, request_id="proxy-1")
+    client.add_labels(session, {"item-3": "positive", "item-4": "negative"}, "ann")
+    again = client.score_coreset("max_entropy", 9, session=session, request_id="proxy-1")
+    assert again.item_ids == before.item_ids
+    assert again.plan == before.plan
+    fresh = client.score_coreset("max_entropy", 9, session=session)
+    assert fresh.plan.basis.revision > before.plan.basis.revision
+
+
+@pytest.mark.parametrize("through", ["the same", "another"])
+def test_cancelling_ends_the_job(
+    stub: SelectionServiceStub, other: SelectionServiceStub, through: str
+) -> None:
+    request = a_request(budget=LONG_BUDGET)
+    stream = stub.ScoreCoreset(request)
+    until_selecting(stream)
+    cancelling = stub if through == "the same" else other
+    answer = cancelling.CancelCoreset(
+        pb.CancelCoresetRequest(request_id=f"c-{uuid4()}", job_id=request.request_id)
+    )
+    assert answer.cancelled
+    for attached in (stream, stub.ScoreCoreset(request), other.ScoreCoreset(request)):
+        refusal = refusal_of(lambda attached=attached: attached)  # type: ignore[misc]
+        assert (refusal.code, refusal.reason) == ("FAILED_PRECONDITION", "JOB_CANCELLED")
+
+
+def until_selecting(stream: Iterator[pb.ScoreCoresetResponse]) -> None:
+    for part in stream:
+        if part.progress.phase == "select":
+            return
+    raise AssertionError("it ended")
+
+
+def test_a_detached_job_goes_on(
+    stub: SelectionServiceStub, other: SelectionServiceStub, client: Client
+) -> None:
+    request = a_request(budget=2_000)
+    stream = stub.ScoreCoreset(request)
+    until_selecting(stream)
+    stream.cancel()
+    parts = list(other.ScoreCoreset(request))
+    assert kinds(iter(parts))[-1] == "summary"
+    assert parts[-1].summary.count == 2_000
+    assert client.cancel_coreset(request.request_id) is False
+
+
+def test_a_job_that_nobody_wants_ends_after_the_grace_period(
+    stub: SelectionServiceStub, client: Client, service: ServerProcess
+) -> None:
+    abandoned = 'coresift_coreset_jobs_total{end="abandoned",method="k_center"}'
+    before = service.samples().get(abandoned, 0)
+    request = a_request(budget=LONG_BUDGET, grace_period=Duration(seconds=1))
+    stream = stub.ScoreCoreset(request)
+    until_selecting(stream)
+    stream.cancel()
+    while service.samples().get(abandoned, 0) == before:
+        pass
+    with pytest.raises(NotFound) as caught:
+        client.cancel_coreset(request.request_id)
+    assert caught.value.reason is Reason.JOB_NOT_FOUND
+
+
+def test_progress_is_heard(client: Client) -> None:
+    heard: list[CoresetProgress] = []
+    client.score_coreset("k_center", 2_000, pool="large", on_progress=heard.append)
+    shares = [progress.share for progress in heard if progress.phase == "select"]
+    assert shares == sorted(shares)

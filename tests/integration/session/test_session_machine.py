@@ -1,0 +1,393 @@
+"""Two replicas driven at random against a plain-Python model of a session."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from coresift.server.head import HeadConfig, Task
+from coresift.server.pool.pool import Pool
+from coresift.server.session.labeling import Ask, Batch
+from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets, unpack
+from coresift.server.session.proposals import proposals
+from coresift.server.session.ranking import PickReason
+from coresift.server.session.replay import read_log, replay
+from coresift.server.state.store import RETRACTION, Outcome, Release
+from fixtures.pools import make_pool
+from fixtures.replicas import Replica, now, rows_of
+from fixtures.sessions import a_request
+
+ITEMS = 7
+annotators = st.sampled_from(["ann", "bob", "cyd"])
+replicas = st.integers(0, 1)
+sizes = st.sampled_from([1, 2, ITEMS])
+some_rows = st.lists(st.integers(0, ITEMS - 1), min_size=1, max_size=5, unique=True)
+
+VALUES = {
+    Task.BINARY: [pack_class(0), pack_class(1), UNSURE, RETRACTION],
+    Task.MULTICLASS: [*map(pack_class, range(3)), UNSURE, RETRACTION],
+    Task.MULTILABEL: [
+        *(pack_sets(ClassSets(*sets)) for sets in [((0,), (1, 2)), ((1,), ()), ((), (0, 1))]),
+        UNSURE,
+        RETRACTION,
+    ],
+}
+
+
+@dataclass
+class Model:
+    """What a session must be. Leases are live until they are taken out here."""
+
+    quota: int
+    budget: int | None
+    votes: dict[int, dict[str, bytes]] = field(default_factory=dict)
+    leases: set[tuple[int, str]] = field(default_factory=set)
+    skips: set[tuple[int, str]] = field(default_factory=set)
+    hidden: set[int] = field(default_factory=set)
+    revision: int = 0
+    config_version: int = 1
+
+    def vote_count(self) -> int:
+        return sum(map(len, self.votes.values()))
+
+    def room(self) -> int:
+        """How many more leases the budget allows."""
+        if self.budget is None:
+            return ITEMS
+        return max(0, self.budget - self.vote_count() - len(self.leases))
+
+    def free(self, annotator: str, leases: set[tuple[int, str]]) -> set[int]:
+        """Guarantee 2 of the design, word for word."""
+        rows = set()
+        for row in range(ITEMS):
+            votes = self.votes.get(row, {})
+            live = sum(at == row for at, _ in leases)
+            mine = annotator in votes or (row, annotator) in leases
+            given_up = row in self.hidden or (row, annotator) in self.skips
+            if not mine and not given_up and live + len(votes) + 1 <= self.quota:
+                rows.add(row)
+        return rows
+
+    def comes_back(self, annotator: str) -> bool:
+        """Whether the end of leases would give the annotator something."""
+        if not self.leases:
+            return False
+        if self.room() == 0:
+            assert self.budget is not None
+            return self.vote_count() < self.budget and bool(self.free(annotator, set()))
+        own = {lease for lease in self.leases if lease[1] == annotator}
+        return bool(self.free(annotator, own))
+
+    def label(self, row: int, annotator: str, value: bytes, leased: bool) -> Outcome:
+        votes = self.votes.setdefault(row, {})
+        before = votes.get(annotator, RETRACTION)
+        if value == before:
+            return Outcome.UNCHANGED
+        if value == RETRACTION:
+            del votes[annotator]
+            return Outcome.RETRACTED
+        votes[annotator] = value
+        if before != RETRACTION:
+            return Outcome.CORRECTED
+        if len(votes) > self.quota:
+            return Outcome.SURPLUS
+        late = leased and (row, annotator) not in self.leases
+        return Outcome.LATE if late else Outcome.NEW
+
+
+class SessionMachine(RuleBasedStateMachine):
+    """Does everything on one of two replicas and on the model."""
+
+    url: str
+    pool: Pool
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.replicas = [
+            self.run(Replica.start(self.url, [self.pool])),
+            self.run(Replica.start(self.url, [self.pool])),
+        ]
+        self.answers: list[tuple[Ask, Batch]] = []
+
+    def run(self, call: Any) -> Any:
+        return self.loop.run_until_complete(call)
+
+    @initialize(
+        task=st.sampled_from(Task),
+        seals_k=st.sampled_from([None, 2, 5]),
+        quota=st.integers(1, 2),
+        seed=st.integers(0, 5),
+        budget=st.sampled_from([None, 4, 8]),
+        labels=st.integers(0, 3),
+    )
+    def create(
+        self,
+        task: Task,
+        seals_k: int | None,
+        quota: int,
+        seed: int,
+        budget: int | None,
+        labels: int,
+    ) -> None:
+        self.task = task
+        classes = () if task is Task.BINARY else ("a", "b", "c")
+        self.id = self.run(
+            self.replicas[0].create(
+                self.pool,
+                task=task,
+                classes=classes,
+                seals_k=seals_k,
+                votes_per_item=quota,
+                label_budget=budget,
+                seed=seed,
+            )
+        )
+        self.model = Model(quota, budget)
+        for row in range(labels):
+            self._label(0, [row], "eve", False, VALUES[task][row % 2])
+
+    def teardown(self) -> None:
+        try:
+            if hasattr(self, "id"):
+                self.run(self.everyone_would_pick_the_same())
+        finally:
+            for replica in self.replicas:
+                self.run(replica.stop())
+            self.loop.close()
+
+    async def everyone_would_pick_the_same(self) -> None:
+        fresh = await Replica.start(self.url, [self.pool])
+        try:
+            report = replay(fresh.pools, await read_log(fresh.store, self.id))
+            assert not report.differences
+            for annotator in ("ann", "dee"):
+                picks = [
+                    await self._would_pick(each, annotator) for each in (fresh, *self.replicas)
+                ]
+                assert picks[0] == picks[1] == picks[2]
+        finally:
+            await fresh.stop()
+
+    async def _would_pick(self, replica: Replica, annotator: str) -> list[Any]:
+        live = await replica.live(self.id)
+        ranking = await live.ranked(now())
+        assert ranking.snapshot.revision == self.model.revision
+        found = proposals(ranking, live.view, annotator, ITEMS)
+        return [(p.row, repr(p.score), p.predicted, p.reason) for p in found]
+
+    def check_batch(self, batch: Batch, annotator: str, size: int) -> None:
+        model, rows = self.model, rows_of(batch)
+        free = model.free(annotator, model.leases)
+        assert len(set(rows)) == len(rows) <= min(size, model.room())
+        assert set(rows) <= free
+        assert bool(rows) == bool(free and model.room())
+        assert batch.revision == model.revision
+        assert batch.config_version == model.config_version
+        if batch.head_version:
+            assert batch.head_version.startswith(f"r{model.revision}-")
+        if not rows:
+            assert batch.deadline_ms is None
+            assert batch.phase == ("WAITING" if model.comes_back(annotator) else "EXHAUSTED")
+            assert (batch.next_available_ms is not None) == (batch.phase == "WAITING")
+        else:
+            assert batch.phase in {"COLD_START", "SELECTING"}
+        scores = [pick.score for pick in batch.picks if pick.reason is PickReason.EXPLOIT]
+        assert scores == sorted(scores, reverse=True)
+        for pick in batch.picks:
+            assert (pick.reason is PickReason.UNDER_VOTED) == bool(model.votes.get(pick.row))
+        model.leases |= {(row, annotator) for row in rows}
+
+    @rule(at=replicas, annotator=annotators)
+    def take_and_label(self, at: int, annotator: str) -> None:
+        self.next_batch_of(at, annotator, 2)
+        held = sorted(row for row, who in self.model.leases if who == annotator)
+        for number, row in enumerate(held):
+            self._label(1 - at, [row], annotator, True, VALUES[self.task][number % 2])
+
+    @rule(at=replicas, change=st.integers(-2, 2))
+    def move_the_budget(self, at: int, change: int) -> None:
+        total = self.model.vote_count() + len(self.model.leases)
+        self._configure(at, {"label_budget": max(0, total + change)})
+
+    @rule(at=replicas, annotator=annotators, size=sizes)
+    def next_batch(self, at: int, annotator: str, size: int) -> None:
+        self.next_batch_of(at, annotator, size)
+
+    def next_batch_of(self, at: int, annotator: str, size: int) -> None:
+        replica = self.replicas[at]
+        ask = Ask(a_request(), annotator, size, None, None)
+        live = self.run(replica.live(self.id))
+        batch = self.run(replica.labeling.next_batch(live, ask))
+        self.check_batch(batch, annotator, size)
+        if batch.picks:
+            self.answers.append((ask, batch))
+
+    @rule(at=replicas, annotator=annotators, size=sizes)
+    def next_batch_that_expires(self, at: int, annotator: str, size: int) -> None:
+        replica = self.replicas[at]
+        batch = self.run(replica.next_batch(self.id, annotator, size, lease_ms=1))
+        self.check_batch(batch, annotator, size)
+        ended = {(row, annotator) for row in rows_of(batch)}
+        uid = self.run(replica.live(self.id)).uid
+        while ended & {(at.row, at.annotator) for at in self.run(replica.store.leases(uid))}:
+            pass
+        self.model.leases -= ended
+
+    @precondition(lambda self: self.answers)
+    @rule(at=replicas, data=st.data())
+    def repeat(self, at: int, data: st.DataObject) -> None:
+        ask, before = data.draw(st.sampled_from(self.answers))
+        live = self.run(self.replicas[at].live(self.id))
+        again = self.run(self.replicas[at].labeling.next_batch(live, ask))
+        assert rows_of(again) == rows_of(before)
+        assert [pick.token for pick in again.picks] == [pick.token for pick in before.picks]
+        assert (again.phase, again.deadline_ms) == (before.phase, before.deadline_ms)
+        assert (again.revision, again.head_version) == (before.revision, before.head_version)
+
+    @rule(at=replicas, rows=some_rows, annotator=annotators, leased=st.booleans(), data=st.data())
+    def label(
+        self, at: int, rows: list[int], annotator: str, leased: bool, data: st.DataObject
+    ) -> None:
+        value = data.draw(st.sampled_from(VALUES[self.task]))
+        self._label(at, rows, annotator, leased, value)
+
+    @rule(at=replicas, annotator=annotators, data=st.data())
+    def label_what_one_holds(self, at: int, annotator: str, data: st.DataObject) -> None:
+        held = sorted(row for row, who in self.model.leases if who == annotator)
+        if held:
+            value = data.draw(st.sampled_from(VALUES[self.task][:2]))
+            self._label(at, held, annotator, True, value)
+
+    def _label(self, at: int, rows: list[int], annotator: str, leased: bool, value: bytes) -> None:
+        expected = tuple(self.model.label(row, annotator, value, leased) for row in rows)
+        self.model.leases -= {(row, annotator) for row in rows}
+        written = self.run(
+            self.replicas[at].label(self.id, dict.fromkeys(rows, value), annotator, leased=leased)
+        )
+        assert written.outcomes == expected
+        assert written.revision > self.model.revision
+        self.model.revision = written.revision
+
+    @rule(at=replicas, rows=some_rows, annotator=annotators, reason=st.sampled_from(Release))
+    def release(self, at: int, rows: list[int], annotator: str, reason: Release) -> None:
+        self._release(at, rows, annotator, reason)
+
+    def _release(self, at: int, rows: list[int], annotator: str, reason: Release) -> None:
+        live = self.run(self.replicas[at].live(self.id))
+        released = self.run(
+            self.replicas[at].labeling.release(live, a_request(), annotator, rows, reason)
+        )
+        pairs = {(row, annotator) for row in rows}
+        assert {(row, annotator) for row in released} == pairs & self.model.leases
+        self.model.leases -= pairs
+        if reason is Release.SKIP:
+            self.model.skips |= pairs
+        elif reason is Release.CANNOT_LABEL:
+            self.model.hidden |= set(rows)
+
+    @rule(at=replicas, annotator=annotators)
+    def return_what_one_holds(self, at: int, annotator: str) -> None:
+        held = sorted(row for row, who in self.model.leases if who == annotator)
+        if held:
+            self._release(at, held, annotator, Release.RETURN)
+
+    @rule(at=replicas, annotator=annotators)
+    def renew(self, at: int, annotator: str) -> None:
+        live = self.run(self.replicas[at].live(self.id))
+        renewed = self.run(self.replicas[at].labeling.renew(live, a_request(), annotator, [], None))
+        held = sorted(row for row, who in self.model.leases if who == annotator)
+        assert list(renewed.renewed) == held
+
+    @rule(at=replicas, data=st.data())
+    def configure(self, at: int, data: st.DataObject) -> None:
+        names = ["random", "max_entropy", "margin"]
+        if self.task is Task.BINARY:
+            names.append("most_likely_positive")
+        choices = {
+            "strategy": st.sampled_from(names),
+            "seals_k": st.sampled_from([None, 1, 3, 5]),
+            "votes_per_item": st.integers(1, 3),
+            "label_budget": st.one_of(st.none(), st.just(12)),
+            "head": st.sampled_from([HeadConfig(), HeadConfig(1.0, "balanced")]),
+        }
+        field = data.draw(st.sampled_from(sorted(choices)))
+        self._configure(at, {field: data.draw(choices[field])})
+
+    def _configure(self, at: int, changes: dict[str, Any]) -> None:
+        update = self.replicas[at].lifecycle.update(self.id, changes, None, a_request())
+        record = self.run(update)
+        self.model.config_version += 1
+        assert record.config_version == self.model.config_version
+        self.model.quota = changes.get("votes_per_item", self.model.quota)
+        self.model.budget = changes.get("label_budget", self.model.budget)
+
+    @rule(at=replicas)
+    def progress(self, at: int) -> None:
+        live = self.run(self.replicas[at].live(self.id))
+        found = self.run(self.replicas[at].lifecycle.progress(live))
+        model = self.model
+        votes = [value for item in model.votes.values() for value in item.values()]
+        assert found.revision == model.revision
+        assert found.config_version == model.config_version
+        assert found.votes == len(votes)
+        assert found.labelled_items == sum(map(bool, model.votes.values()))
+        assert found.unsure_votes == votes.count(UNSURE)
+        assert found.live_leases == len(model.leases)
+        assert found.hidden_items == len(model.hidden)
+        assert found.budget_spent == (model.budget is not None and len(votes) >= model.budget)
+        done = {row for row, item in model.votes.items() if len(item) >= model.quota}
+        assert found.exhausted == (done | model.hidden == set(range(ITEMS)))
+        assert 0 <= found.considered_share <= 1
+        assert found.candidates <= ITEMS - found.labelled_items
+        values = [unpack(value) for value in votes]
+        for number, (_, present, absent) in enumerate(found.classes):
+            if self.task is Task.MULTILABEL:
+                sets = [value for value in values if isinstance(value, ClassSets)]
+                assert present == sum(number in each.present for each in sets)
+                assert absent == sum(number in each.absent for each in sets)
+            else:
+                assert (present, absent) == (values.count(number), 0)
+
+    @invariant()
+    def leases_agree(self) -> None:
+        if hasattr(self, "id"):
+            live = self.run(self.replicas[0].live(self.id))
+            leases = self.run(self.replicas[0].labeling.leases(live, ""))
+            assert {(at.row, at.annotator) for at in leases} == self.model.leases
+
+
+def run_machine(redis_url: str, folder: Path, examples: int) -> None:
+    chance = np.random.default_rng(0)
+    X = chance.standard_normal((ITEMS, 6)).astype(np.float32)
+    X[: ITEMS // 2] += 2
+    X[-1] = X[0]
+    SessionMachine.url, SessionMachine.pool = redis_url, make_pool(folder, X)
+    run_state_machine_as_test(
+        SessionMachine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=40,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_sessions_do_what_the_model_says(redis_url: str, tmp_path: Path) -> None:
+    run_machine(redis_url, tmp_path, 30)
