@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["fixtures.redis", "fixtures.servers", "fixtures.nearly_right"]
+pytest_plugins = ["tests.fixtures.redis", "tests.fixtures.servers", "tests.fixtures.nearly_right"]

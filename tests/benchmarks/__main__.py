@@ -10,7 +10,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-
 from tests.benchmarks.ceilings import measure_ceilings
 from tests.benchmarks.labeling import Scenario, measure_labeling
 from tests.benchmarks.pools import make_pool

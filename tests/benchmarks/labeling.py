@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-
-from coresift.client import All, Client, Seals
 from tests.benchmarks.pools import BenchPool
 from tests.benchmarks.process import Server
+
+from coresift.client import All, Client, Seals
 
 CONCEPT = 30
 """The cluster that is searched for: about 0.4 % of the items."""

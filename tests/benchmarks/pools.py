@@ -60,9 +60,7 @@ def _write_embeddings(folder: Path, items: int, dimension: int) -> npt.NDArray[n
     centres = generator.standard_normal((CLUSTERS, RANK)).astype(np.float32) @ basis
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     partial = path.with_suffix(".partial.npy")
-    rows = np.lib.format.open_memmap(
-        partial, mode="w+", dtype=np.float32, shape=(items, dimension)
-    )
+    rows = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=(items, dimension))
     for start in range(0, items, BLOCK):
         part = clusters[start : start + BLOCK]
         noise = generator.standard_normal((len(part), dimension)).astype(np.float32)

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.benchmarks.process import Server
 
 from coresift.server.pool.builder import BuildOptions, InputFiles, build_pool
-from tests.benchmarks.process import Server
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data" / "clinc150"

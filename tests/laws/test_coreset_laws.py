@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.fixtures.pools import make_pool
 
 from coresift.server.coreset import k_center
 from coresift.server.coreset.methods import METHODS
@@ -20,7 +21,6 @@ from coresift.server.head import Head, Task
 from coresift.server.pool.failures import Cancelled
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.priority import priorities
-from fixtures.pools import make_pool
 
 Rows = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.fixtures.pools import brute_force, make_pool
 
 from coresift.server.pool.search import exact_search
-from fixtures.pools import brute_force, make_pool
 
 
 @st.composite

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.fixtures.pools import make_pool
 
 from coresift.server.head import Head, Task
 from coresift.server.pool.pool import Pool
@@ -24,7 +25,6 @@ from coresift.server.selection.shortlist import (
     top,
 )
 from coresift.server.selection.strategies import ONLY_BINARY, STRATEGIES, Strategy
-from fixtures.pools import make_pool
 
 N, D, SEED = 700, 12, 11
 CASES = [

@@ -41,7 +41,7 @@ class ServeConfig:
     ready_file: Path | None = None
     drain_s: float = 7.0
     worker_threads: int = field(default_factory=lambda: max(2, os.cpu_count() or 2))
-    max_message_bytes: int = 16 * 1024 * 1024
+    max_message_bytes: int = 64 * 1024 * 1024
 
     def artifact_root(self) -> str:
         """Where artifacts go."""
@@ -51,7 +51,7 @@ class ServeConfig:
 def address(option: str, value: str) -> tuple[str, int]:
     """Host and port of HOST:PORT; port 0 asks the system for one. Raises StartError."""
     host, _, port = value.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65_535:
+    if not host or not port.isdecimal() or int(port) > 65_535:
         raise StartError(f"{option} must be HOST:PORT, got {value!r}")
     return host.strip("[]"), int(port)
 

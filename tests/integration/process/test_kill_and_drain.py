@@ -13,9 +13,9 @@ import grpc
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.fixtures.servers import Pools, ServerProcess, is_spam
 
 from coresift.client import Client, Outcome, Phase, Unavailable
-from fixtures.servers import Pools, ServerProcess, is_spam
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 

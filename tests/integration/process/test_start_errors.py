@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.fixtures.servers import Pools, ServerProcess
 
 from coresift.server.state.redis_binary import runnable_binaries
-from fixtures.servers import Pools, ServerProcess
 
 
 def outcome(*options: str | Path) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.fixtures.servers import Pools, Replicas, ServerProcess, is_spam
 
 from coresift.client import All, Client, Outcome, Phase, Seals
 from coresift.server.pool.pool import Pool
@@ -17,7 +18,6 @@ from coresift.server.session.pools import Pools as LoadedPools
 from coresift.server.session.replay import read_log, replay
 from coresift.server.state.entries import GrantEntry, LabelsEntry
 from coresift.server.state.redis_store import RedisStore
-from fixtures.servers import Pools, Replicas, ServerProcess, is_spam
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from tests.fixtures.nearly_right import filled
+from tests.fixtures.servers import Pools, Replicas, ServerProcess, refusal_of
 
 from coresift.client import Client, CoresetProgress, NotFound, Reason
 from coresift.v1 import selection_pb2 as pb
 from coresift.v1.selection_pb2_grpc import SelectionServiceStub
-from fixtures.nearly_right import filled
-from fixtures.servers import Pools, Replicas, ServerProcess, refusal_of
 
 LONG_BUDGET = 29_000
 """Of 30,000 items: takes a while."""

@@ -9,6 +9,7 @@ from uuid import uuid4
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tests.fixtures.servers import Pools, is_spam, kind_of
 
 from coresift.client import (
     KEEP,
@@ -30,7 +31,6 @@ from coresift.client import (
 )
 from coresift.v1 import selection_pb2 as pb
 from coresift.v1.selection_pb2_grpc import SelectionServiceStub
-from fixtures.servers import Pools, is_spam, kind_of
 
 
 def near(moment: datetime | None, seconds: float) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
+from tests.fixtures.servers import Pools, is_spam
+
 from coresift.client import (
     RETRACT,
     All,
@@ -18,7 +20,6 @@ from coresift.client import (
     Session,
     StopAdvice,
 )
-from fixtures.servers import Pools, is_spam
 
 
 def everything(client: Client, session: Session, annotator: str) -> list[Pick]:

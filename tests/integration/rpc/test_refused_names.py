@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from google.protobuf.field_mask_pb2 import FieldMask
+from tests.fixtures.nearly_right import Make, World, assert_refused, new_id, rows
 
 from coresift.v1 import selection_pb2 as pb
-from fixtures.nearly_right import Make, World, assert_refused, new_id, rows
 
 INVALID, NOT_FOUND, PRECONDITION = "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION"
 FIELD = "INVALID_FIELD"

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from tests.fixtures.nearly_right import Make, World, assert_refused, rows
 
 from coresift.v1 import selection_pb2 as pb
-from fixtures.nearly_right import Make, World, assert_refused, rows
 
 LONG = 2**64 - 1
 INVALID, PRECONDITION = "INVALID_ARGUMENT", "FAILED_PRECONDITION"

@@ -7,10 +7,10 @@ import math
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
+from tests.fixtures.nearly_right import Call, Make, World, assert_refused, new_id, rows
+from tests.fixtures.servers import DIMENSION
 
 from coresift.v1 import selection_pb2 as pb
-from fixtures.nearly_right import Call, Make, World, assert_refused, new_id, rows
-from fixtures.servers import DIMENSION
 
 LONG = 2**64 - 1
 INVALID, PRECONDITION = "INVALID_ARGUMENT", "FAILED_PRECONDITION"

@@ -16,12 +16,12 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
+from tests.fixtures.servers import Pools, Replicas, is_spam, refusal_of
 
 from coresift.client import Client
 from coresift.client.convert import StringColumn
 from coresift.v1 import selection_pb2 as pb
 from coresift.v1.selection_pb2_grpc import SelectionServiceStub
-from fixtures.servers import Pools, Replicas, is_spam, refusal_of
 
 
 def new_id() -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy.special import expit, softmax
+from tests.fixtures.servers import KINDS, Pools, clustered, is_spam, kind_of
 
 from coresift.client import (
     All,
@@ -23,7 +24,6 @@ from coresift.client import (
     Task,
 )
 from coresift.client.calls.labels import LabelValue
-from fixtures.servers import KINDS, Pools, clustered, is_spam, kind_of
 
 Scores = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 

@@ -13,11 +13,11 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tests.fixtures.servers import Pools, ServerProcess, is_spam, serve_options
 
 from coresift.client import Client, InvalidInput, NotFound
 from coresift.server.state.embedded import EmbeddedRedis
 from coresift.v1 import selection_pb2 as pb
-from fixtures.servers import Pools, ServerProcess, is_spam, serve_options
 
 SERVICE = "coresift.v1.SelectionService"
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
+from tests.fixtures.pools import make_pool
+from tests.fixtures.replicas import Replica, now, rows_of
+from tests.fixtures.sessions import a_request
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
 from coresift.server.session.labels import pack_class
 from coresift.server.session.replay import read_log, replay
 from coresift.server.state.store import RETRACTION, Behind, Claim, Release
-from fixtures.pools import make_pool
-from fixtures.replicas import Replica, now, rows_of
-from fixtures.sessions import a_request
 
 NO, YES = pack_class(0), pack_class(1)
 ITEMS = 300

@@ -18,6 +18,9 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from tests.fixtures.pools import make_pool
+from tests.fixtures.replicas import Replica, now, rows_of
+from tests.fixtures.sessions import a_request
 
 from coresift.server.head import HeadConfig, Task
 from coresift.server.pool.pool import Pool
@@ -27,9 +30,6 @@ from coresift.server.session.proposals import proposals
 from coresift.server.session.ranking import PickReason
 from coresift.server.session.replay import read_log, replay
 from coresift.server.state.store import RETRACTION, Outcome, Release
-from fixtures.pools import make_pool
-from fixtures.replicas import Replica, now, rows_of
-from fixtures.sessions import a_request
 
 ITEMS = 7
 annotators = st.sampled_from(["ann", "bob", "cyd"])

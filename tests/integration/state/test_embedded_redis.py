@@ -14,20 +14,20 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.fixtures.sessions import a_request, a_session, labels
 
 from coresift.server.errors import StartError
 from coresift.server.state.embedded import EmbeddedRedis
 from coresift.server.state.redis_binary import RedisBinary
 from coresift.server.state.redis_store import RedisStore
 from coresift.server.state.store import Outcome
-from fixtures.sessions import a_request, a_session, labels
 
 PARENT = """
 import asyncio, json, sys
 from pathlib import Path
 from coresift.server.state.embedded import EmbeddedRedis
 from coresift.server.state.redis_store import RedisStore
-from fixtures.sessions import a_request, a_session, labels
+from tests.fixtures.sessions import a_request, a_session, labels
 
 async def main():
     server = EmbeddedRedis(Path(sys.argv[1]), binary=Path(sys.argv[2]))

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests.fixtures.sessions import a_claim, a_request, a_session, grant, labels
 
 from coresift.server.errors import CoresiftError, Reason, StartError
 from coresift.server.state.embedded import EmbeddedRedis
 from coresift.server.state.redis_binary import RedisBinary
 from coresift.server.state.redis_store import RedisStore
-from fixtures.sessions import a_claim, a_request, a_session, grant, labels
 
 
 @pytest_asyncio.fixture

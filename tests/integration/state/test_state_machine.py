@@ -16,6 +16,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from tests.fixtures.sessions import a_claim, a_request, a_session
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state.entries import (
@@ -37,7 +38,6 @@ from coresift.server.state.store import (
     Settings,
     ViewKey,
 )
-from fixtures.sessions import a_claim, a_request, a_session
 
 ROWS = 8
 LONG_MS = 3_600_000

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from tests.fixtures.sessions import START, a_claim, a_request, a_session, a_view, grant, labels
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state.entries import (
@@ -31,7 +32,6 @@ from coresift.server.state.store import (
     ViewKey,
     head_key,
 )
-from fixtures.sessions import START, a_claim, a_request, a_session, a_view, grant, labels
 
 
 async def refused(call: object) -> Reason:

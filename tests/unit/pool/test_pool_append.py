@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.fixtures.pools import brute_force, extend_pool, make_pool, write_inputs
 
 from coresift.server.pool.builder import (
     AppendOptions,
@@ -17,7 +18,6 @@ from coresift.server.pool.builder import (
 )
 from coresift.server.pool.failures import BuildError
 from coresift.server.pool.pool import Pool, verify_pool
-from fixtures.pools import brute_force, extend_pool, make_pool, write_inputs
 
 chance = np.random.default_rng(0)
 OLD = chance.standard_normal((700, 6)).astype(np.float32)

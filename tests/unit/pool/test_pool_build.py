@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from tests.fixtures.pools import make_pool, write_inputs
 
 from coresift.server.pool.builder import BuildOptions, InputFiles, build_pool
 from coresift.server.pool.failures import BuildError
 from coresift.server.pool.pool import Pool, verify_pool
-from fixtures.pools import make_pool, write_inputs
 
 X = np.random.default_rng(0).standard_normal((60, 5)).astype(np.float32)
 IDS = [f"ü{row}" for row in range(60)]

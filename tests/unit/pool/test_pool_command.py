@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import typer
+from tests.fixtures.pools import write_inputs
 from typer.testing import CliRunner, Result
 
 from coresift.server.commands.pool import register
 from coresift.server.pool.layout import stored
-from fixtures.pools import write_inputs
 
 X = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
 

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.fixtures.pools import make_pool, write_inputs
 
 from coresift.server.errors import StartError
 from coresift.server.pool import checksums, layout
 from coresift.server.pool.builder import BuildOptions, InputFiles, build_pool
 from coresift.server.pool.pool import Pool, verify_pool
-from fixtures.pools import make_pool, write_inputs
 
 X = np.random.default_rng(0).standard_normal((300, 4)).astype(np.float16)
 

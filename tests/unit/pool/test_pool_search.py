@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.fixtures.pools import brute_force, make_pool
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool import search as search_module
@@ -13,7 +14,6 @@ from coresift.server.pool.pool import Pool
 from coresift.server.pool.rows import Block, VectorRows
 from coresift.server.pool.search import exact_search
 from coresift.server.pool.segment import Segment
-from fixtures.pools import brute_force, make_pool
 
 
 def clustered(n: int, d: int, seed: int = 0) -> np.ndarray:

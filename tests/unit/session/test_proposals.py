@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.fixtures.pools import extend_pool, make_pool
 
 from coresift.server.errors import CoresiftError, Reason, StartError
 from coresift.server.head import Task
@@ -20,7 +21,6 @@ from coresift.server.session.pools import Pools
 from coresift.server.session.proposals import expansion, proposals
 from coresift.server.session.ranking import HeadState, PickReason, Ranking, Snapshot, fit_head, rank
 from coresift.server.session.view import View
-from fixtures.pools import extend_pool, make_pool
 
 NO, YES = pack_class(0), pack_class(1)
 N = 60
