@@ -32,7 +32,7 @@ def main() -> None:
     _print(console, "This machine", results["ceilings"])
 
     results["labeling"] = {}
-    for scenario in (Scenario("seals(100), binary", 100, 2), Scenario("all, binary", None, 2)):
+    for scenario in (Scenario("seals(100)", 100), Scenario("all", None)):
         with Server(pool.directory) as server:  # a fresh one: memory is of one scenario
             measured = measure_labeling(server, pool, scenario, options.rounds)
         results["labeling"][scenario.name] = measured

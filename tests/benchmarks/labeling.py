@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from tests.benchmarks.pools import BenchPool
 from tests.benchmarks.process import Server
 
@@ -23,7 +24,6 @@ class Scenario:
 
     name: str
     k: int | None
-    classes: int
 
 
 def measure_labeling(
@@ -69,7 +69,7 @@ def measure_labeling(
     }
 
 
-def _labels(pool: BenchPool, rows: np.ndarray) -> dict[str, str]:  # type: ignore[type-arg]
+def _labels(pool: BenchPool, rows: npt.NDArray[np.int64]) -> dict[str, str]:
     return {
         f"item-{row:08d}": "positive" if pool.clusters[row] == CONCEPT else "negative"
         for row in rows.tolist()

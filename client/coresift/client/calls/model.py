@@ -18,6 +18,8 @@ PREDICT = Rpc("Predict", pb.PredictRequest, pb.PredictResponse)
 SCORE = Rpc("ScoreVectors", pb.ScoreVectorsRequest, pb.ScoreVectorsResponse)
 HEAD = Rpc("GetHead", pb.GetHeadRequest, pb.GetHeadResponse)
 
+MOST_BYTES = 32 * 1024 * 1024
+"""Of the vectors of one call: half of what the server takes."""
 MOST_ROWS = 10_000
 """Items or vectors of one Predict or ScoreVectors."""
 
@@ -150,7 +152,8 @@ def head(session: str | Session) -> Flow[Head]:
 
 def _parts(values: npt.ArrayLike) -> list[pb.Vectors]:
     rows = matrix(values)
-    return [vectors(rows[cut]) for cut in parts(len(rows), MOST_ROWS)]
+    fitting = max(1, MOST_BYTES // max(1, 4 * rows.shape[1]))
+    return [vectors(rows[cut]) for cut in parts(len(rows), min(MOST_ROWS, fitting))]
 
 
 def _probabilities(
