@@ -23,7 +23,8 @@ from prometheus_client import start_http_server
 
 from coresift.server.artifacts import Artifacts
 from coresift.server.config import ServeConfig, address, resolve_device
-from coresift.server.errors import CoresiftError, StartError
+from coresift.server.errors import StartError
+from coresift.server.memory import return_large_blocks
 from coresift.server.metrics import Metrics
 from coresift.server.pool.parallel import limit_blas, stay_alone
 from coresift.server.pool.pool import Pool
@@ -76,6 +77,7 @@ async def serving(config: ServeConfig) -> AsyncIterator[tuple[str, str]]:
     """A running server; yields the addresses of gRPC and of /metrics. Leaving it drains."""
     began = time.perf_counter()
     limit_blas()
+    return_large_blocks()
     metrics = Metrics()
     metrics.build_info.labels(version("coresift")).set(1)
     async with AsyncExitStack() as stack:
@@ -226,8 +228,8 @@ async def _purge(store: Store) -> None:
     while True:
         try:
             await store.purge()
-        except CoresiftError as error:
-            log.warning("purge postponed", reason=error.reason.value)
+        except Exception as error:
+            log.warning("purge postponed", error=str(error))
         await asyncio.sleep(PURGE_S)
 
 

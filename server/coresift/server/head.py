@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgpack
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
@@ -223,7 +223,7 @@ def _newton(
             hessian = (X * curvature[:, None]).T @ X
             hessian[np.diag_indices_from(hessian)] += ridge
             hessian[-1, -1] += 1e-12 * c  # the intercept's curvature may vanish when saturated
-            factor = cho_factor(hessian, overwrite_a=True)
+            factor = _factored(hessian)
         step = cho_solve(factor, gradient)
         slope, size = float(gradient @ step), 1.0
         while size > 1e-10:
@@ -239,6 +239,21 @@ def _newton(
         if np.linalg.norm(gradient) > 0.1 * before:
             factor = None
     return theta[:-1], float(theta[-1])
+
+
+def _factored(hessian: Float64s) -> tuple[Float64s, bool]:
+    """A Cholesky factor, of the matrix with a growing ridge where rounding made it indefinite.
+
+    Then steps are shorter than Newton's; the line search still makes them descend.
+    """
+    ridge = np.finfo(np.float64).eps * float(np.trace(hessian)) / len(hessian)
+    while True:
+        try:
+            factor, lower = cho_factor(hessian)
+            return np.asarray(factor), bool(lower)
+        except LinAlgError:
+            hessian[np.diag_indices_from(hessian)] += ridge
+            ridge *= 10
 
 
 def _fit_multiclass(config: HeadConfig, training: TrainingSet) -> Head | None:
@@ -257,8 +272,13 @@ def _fit_multiclass(config: HeadConfig, training: TrainingSet) -> Head | None:
 
 
 def _fit_softmax(vectors: Float32s, targets: Float64s, c: float) -> tuple[Float64s, Float64s]:
-    """Weights [K, d] and bias [K] for class weights ``targets``, float64 [n, K]."""
+    """Weights [K, d] and bias [K] for class weights ``targets``, float64 [n, K].
+
+    Rows are scaled to norms of at most 1 meanwhile: then one tolerance suits all pools.
+    """
     classes, dimension = targets.shape[1], vectors.shape[1]
+    scale = float(np.linalg.norm(vectors.astype(np.float64), axis=1).max()) or 1.0
+    vectors, ridge = (vectors / scale).astype(np.float32), scale**-2
 
     def objective(dtype: type[np.float32] | type[np.float64]) -> Objective:
         X: npt.NDArray[Any] = vectors.astype(dtype)
@@ -277,12 +297,14 @@ def _fit_softmax(vectors: Float32s, targets: Float64s, c: float) -> tuple[Float6
             P *= totals / norm
             P -= T
             gradient = np.empty_like(theta)
-            gradient[:-classes] = (c * (P.T @ X) + W).ravel()
+            gradient[:-classes] = (c * (P.T @ X) + ridge * W).ravel()
             gradient[-classes:] = c * P.sum(axis=0, dtype=np.float64)
-            return c * loss + 0.5 * float(np.vdot(W, W)), gradient
+            return c * loss + 0.5 * ridge * float(np.vdot(W, W)), gradient
 
         return evaluate
 
     theta = _lbfgs(objective(np.float32), np.zeros(classes * (dimension + 1)), 1e-4 * c)
-    theta = _lbfgs(objective(np.float64), theta, GRADIENT_TOLERANCE * c / np.sqrt(len(theta)))
-    return theta[:-classes].reshape(classes, dimension), theta[-classes:]
+    # The flattest direction is curved by the ridge alone.
+    tolerance = min(GRADIENT_TOLERANCE * c, 1e-4 * ridge)
+    theta = _lbfgs(objective(np.float64), theta, tolerance / np.sqrt(len(theta)))
+    return theta[:-classes].reshape(classes, dimension) / scale, theta[-classes:]

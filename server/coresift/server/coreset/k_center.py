@@ -105,7 +105,7 @@ class _Distances:
             if not leads or distance == -np.inf:
                 break
             found.append((int(rows[place]), distance))
-            self._added.append(X[place])
+            self._added.append(X[place].copy())  # a view would keep the whole frontier
             np.minimum(distances, _distance(X, X[place]), out=distances)
             distances[place] = -np.inf
         self._bounds[rows] = distances

@@ -163,6 +163,13 @@ def foreign_page_token() -> CoresiftError:
     )
 
 
+def small_number(text: str) -> int:
+    """A number of up to ten digits in a page token. INVALID_PAGE_TOKEN."""
+    if not (text.isdecimal() and len(text) <= 10):
+        raise foreign_page_token()
+    return int(text)
+
+
 def strings(field: str, column: pb.StringColumn) -> list[str]:
     """The strings of a packed column. INVALID_FIELD if the offsets do not fit."""
     if len(column.offsets) % 4 or len(column.offsets) < 4:

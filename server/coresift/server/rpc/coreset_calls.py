@@ -12,7 +12,7 @@ from coresift.server.errors import invalid
 from coresift.server.rpc import checks, encode
 from coresift.server.rpc.services import Services
 from coresift.server.session.coreset_jobs import Progress, Result
-from coresift.server.session.coreset_plans import Ordered, Plan
+from coresift.server.session.coreset_plans import JobSpec, Ordered
 from coresift.v1 import selection_pb2 as pb
 
 CHUNK_ITEMS = 16_384
@@ -31,9 +31,9 @@ class CoresetCalls:
     ) -> AsyncIterator[pb.ScoreCoresetResponse]:
         ordered = self._ordered(request)
         jobs = self.services.coresets
-        plan = await jobs.plan(ordered)
-        yield pb.ScoreCoresetResponse(plan=_plan(plan))
-        async with aclosing(jobs.attach(plan)) as steps:
+        spec = await jobs.plan(ordered)
+        yield pb.ScoreCoresetResponse(plan=_plan(spec))
+        async with aclosing(jobs.attach(spec, ordered)) as steps:
             async for step in steps:
                 if isinstance(step, Progress):
                     progress = pb.CoresetProgress(phase=step.phase, share=step.share)
@@ -78,8 +78,7 @@ class CoresetCalls:
         return pb.CancelCoresetResponse(cancelled=cancelled)
 
 
-def _plan(plan: Plan) -> pb.CoresetPlan:
-    spec = plan.spec
+def _plan(spec: JobSpec) -> pb.CoresetPlan:
     return pb.CoresetPlan(
         job_id=spec.job_id,
         basis=pb.Basis(
@@ -91,10 +90,10 @@ def _plan(plan: Plan) -> pb.CoresetPlan:
             seed=spec.seed,
         ),
         method=spec.method,
-        pool_items=plan.pool.manifest.items,
+        pool_items=spec.items,
         budget=spec.budget,
-        expected_time=encode.duration(1e3 * plan.expected_s),
-        expected_bytes=plan.expected_bytes,
+        expected_time=encode.duration(1e3 * spec.expected_s),
+        expected_bytes=spec.expected_bytes,
     )
 
 

@@ -40,6 +40,8 @@ class LabelingCalls:
 
         async def lease(live: LiveSession) -> pb.NextBatchResponse:
             batch = await self.services.labeling.next_batch(live, ask)
+            if batch.config_version not in live.view.configs:  # another replica answered first
+                await reconfigured(live)
             return _batch(batch, request.include_metadata)
 
         return await self.services.on(request.session_id, lease)
@@ -285,6 +287,4 @@ def _lease_key(key: str) -> tuple[int, str]:
     if not key:
         return -1, ""
     row, _, annotator = key.partition(":")
-    if not row.isdecimal():
-        raise checks.foreign_page_token()
-    return int(row), annotator
+    return checks.small_number(row), annotator

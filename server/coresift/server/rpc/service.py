@@ -45,9 +45,7 @@ def _place(key: str) -> Place:
         return "", 0, ""
     age, _, rest = key.partition(":")
     version, _, name = rest.partition(":")
-    if not age.isdecimal():
-        raise checks.foreign_page_token()
-    return name, int(age), version
+    return name, checks.small_number(age), version
 
 
 class SelectionService(

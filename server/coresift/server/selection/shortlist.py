@@ -21,6 +21,8 @@ Float32s = npt.NDArray[np.float32]
 Float64s = npt.NDArray[np.float64]
 
 EPS32 = float(np.finfo(np.float32).eps)
+PIECE = 16_384
+"""Rows scored again at a time: a saturated head may leave much of a pool on the shortlist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +105,23 @@ def top(
         cut = np.partition(fast, len(fast) - depth)[len(fast) - depth]
         candidates = candidates[fast >= cut - 2 * bound]
         complete = complete and len(candidates) == len(fast)
-    scored = canonical(strategy, head, candidates, fetch)
+    best = canonical(strategy, head, candidates[:PIECE], fetch)
+    for start in range(PIECE, len(candidates), PIECE):
+        piece = canonical(strategy, head, candidates[start : start + PIECE], fetch)
+        best = _best_of(best, piece, len(candidates) if complete else depth)
     if complete:
-        return scored
-    return Scored(scored.rows[:depth], scored.scores[:depth], scored.predicted[:depth], False)
+        return best
+    return Scored(best.rows[:depth], best.scores[:depth], best.predicted[:depth], False)
+
+
+def _best_of(one: Scored, other: Scored, most: int) -> Scored:
+    """The first ``most`` rows of both, in canonical order."""
+    rows, scores, predicted = (
+        np.concatenate([getattr(one, name), getattr(other, name)])
+        for name in ("rows", "scores", "predicted")
+    )
+    order = np.lexsort((rows, -scores))[:most]
+    return Scored(rows[order], scores[order], predicted[order], True)
 
 
 def canonical(

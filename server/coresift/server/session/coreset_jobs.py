@@ -27,7 +27,7 @@ from coresift.server.coreset.selection import Selection
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
 from coresift.server.pool.failures import Cancelled
-from coresift.server.session.coreset_plans import JobSpec, Ordered, Plan, Planner
+from coresift.server.session.coreset_plans import JobSpec, Ordered, Planner, Work
 from coresift.server.session.requests import Requests
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import ANSWER_MS, Request, Store
@@ -36,6 +36,8 @@ Rows = npt.NDArray[np.int32]
 
 HEARTBEAT_S = 1.0
 OWNER_TTL_MS = 8_000
+ATTENDED_MS = 3_000
+PATIENCE_S = 60.0
 POLL_S = 0.5
 """How often a stream says something, and looks at a job of another replica."""
 
@@ -99,8 +101,8 @@ class CoresetJobs:
         self._jobs: dict[str, _Job] = {}
         self._is_draining = False
 
-    async def plan(self, ordered: Ordered) -> Plan:
-        """Check what was asked and resolve it. Asked again, the plan is that of the first time.
+    async def plan(self, ordered: Ordered) -> JobSpec:
+        """The job that was asked for: checked and resolved now, or as it was the first time.
 
         Raises:
             CoresiftError: what `Planner.first` raises, REQUEST_ID_REUSED, JOB_CANCELLED.
@@ -108,36 +110,43 @@ class CoresetJobs:
         job_id = ordered.request.request_id
         document = await self._store.get_document("jobs", job_id)
         if document is None:
-            plan = await self._planner.first(ordered)
+            spec = await self._planner.first(ordered)
             document = await self._store.put_document(
-                "jobs", job_id, _write(plan.spec, "running", None), replaces=None, ttl_ms=ANSWER_MS
+                "jobs", job_id, _write(spec, "running", None), replaces=None, ttl_ms=ANSWER_MS
             )
             if not document:
-                return plan
+                return spec
         # It is there, perhaps since a moment ago.
-        return await self._planner.again(_same_job(ordered.request, document), ordered)
+        return _same_job(ordered.request, document)
 
-    async def attach(self, plan: Plan) -> AsyncGenerator[Progress | Result]:
+    async def attach(self, spec: JobSpec, ordered: Ordered) -> AsyncGenerator[Progress | Result]:
         """Start the job or join it: progress at least every half second, then the result."""
-        spec = plan.spec
         while True:
             result = await self._finished(spec.job_id)
             if result is not None:
                 yield result
                 return
-            job = self._jobs.get(spec.job_id) or await self._own(plan)
-            if job is None:
-                yield await self._remote_progress(spec.job_id)
-                await asyncio.sleep(POLL_S)
-                continue
-            async for progress in self._follow(job):
-                yield progress
             if self._is_draining:
                 raise CoresiftError(
                     Reason.DRAINING,
                     "this replica is shutting down; attach to the job on another",
                     retry_after_s=1.0,
                 )
+            job = self._jobs.get(spec.job_id) or await self._own(spec, ordered)
+            if job is None:
+                await self._attend(spec.job_id)
+                yield await self._remote_progress(spec.job_id)
+                await asyncio.sleep(POLL_S)
+                continue
+            async for progress in self._follow(job):
+                yield progress
+
+    async def _attend(self, job_id: str) -> None:
+        """Tell the owner, on another replica, that somebody waits for the job."""
+        before = await self._store.get_document("attached", job_id)
+        await self._store.put_document(
+            "attached", job_id, b"1", replaces=before, ttl_ms=ATTENDED_MS
+        )
 
     async def _follow(self, job: _Job) -> AsyncIterator[Progress]:
         """Progress of a job of this replica until it ends; raises what it raised."""
@@ -178,9 +187,8 @@ class CoresetJobs:
         _, phase, share = msgpack.unpackb(owner)
         return Progress(phase, share)
 
-    async def _own(self, plan: Plan) -> _Job | None:
-        """Become the owner and start the job; None if another replica owns it."""
-        spec = plan.spec
+    async def _own(self, spec: JobSpec, ordered: Ordered) -> _Job | None:
+        """Become the owner and start the job; None if another replica owns it, or it is over."""
         job = _Job(spec)
         heartbeat = self._heartbeat(job)
         there = await self._store.put_document(
@@ -188,11 +196,17 @@ class CoresetJobs:
         )
         if there is not None:
             return self._jobs.get(spec.job_id)
-        # Its last owner may have ended it between our look and our claim.
-        if await self._is_over(spec.job_id):
+        try:
+            work = await self._planner.work(spec, ordered)
+            # Its last owner may have ended it between our look and our claim.
+            over = await self._is_over(spec.job_id)
+        except BaseException:
+            await self._store.delete_document("owners", spec.job_id)
+            raise
+        if over or self._is_draining:
             await self._store.delete_document("owners", spec.job_id)
             return None
-        job.task = self._workers.spawn(self._run(job, heartbeat, plan))
+        job.task = self._workers.spawn(self._run(job, heartbeat, work))
         job.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._jobs[spec.job_id] = job
         return job
@@ -200,11 +214,11 @@ class CoresetJobs:
     def _heartbeat(self, job: _Job) -> bytes:
         return bytes(msgpack.packb([self._owner, job.progress.phase, job.progress.share]))
 
-    async def _run(self, job: _Job, heartbeat: bytes, plan: Plan) -> None:
+    async def _run(self, job: _Job, heartbeat: bytes, work: Work) -> None:
         spec, end = job.spec, "failed"
         watch = asyncio.create_task(self._keep(job, heartbeat))
         try:
-            table, selection, seconds = await self._workers.run(lambda: _select(job, plan))
+            table, selection, seconds = await self._workers.run(lambda: _select(job, work))
             job.progress = Progress("store", 0.0)
             began = time.perf_counter()
             artifact = await self._workers.run(lambda: self._artifacts.put("coresets", table))
@@ -223,7 +237,8 @@ class CoresetJobs:
             if job.cancelled:
                 await self._end(spec, "cancelled", None)
                 raise _cancelled(spec.job_id) from None
-            if not (self._is_draining or job.lost):  # nobody waits for it any more
+            # Kept for whoever attached at the last moment, or will on another replica.
+            if not (self._is_draining or job.lost or job.attached):
                 await self._store.delete_document("jobs", spec.job_id)
         finally:
             watch.cancel()
@@ -233,28 +248,36 @@ class CoresetJobs:
                 await self._store.delete_document("owners", spec.job_id)
 
     async def _keep(self, job: _Job, heartbeat: bytes) -> None:
-        """Renew ownership; stop the job when nobody is attached, or another replica cancelled."""
+        """Renew ownership; stop the job when it is lost, lonely, or cancelled elsewhere."""
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            lonely = time.monotonic() - job.detached_at > job.spec.grace_s
-            if not job.attached and job.detached_at and lonely:
-                job.stop.set()
             try:
-                fresh = self._heartbeat(job)
-                there = await self._store.put_document(
-                    "owners", job.spec.job_id, fresh, replaces=heartbeat, ttl_ms=OWNER_TTL_MS
-                )
-                if there is not None:  # another replica took the job over while we were stuck
-                    job.lost = True
-                    job.stop.set()
-                    return
-                heartbeat = fresh
+                heartbeat = await self._renewed(job, heartbeat)
                 document = await self._store.get_document("jobs", job.spec.job_id)
+                if await self._store.get_document("attached", job.spec.job_id) is not None:
+                    job.detached_at = time.monotonic()
             except CoresiftError:
                 continue  # the store is away: the work goes on, ownership lapses at worst
             if document is not None and _read(document)[1] == "cancelled":
                 job.cancelled = True
+            lonely = time.monotonic() - job.detached_at > job.spec.grace_s
+            if job.lost or job.cancelled or (not job.attached and job.detached_at and lonely):
                 job.stop.set()
+
+    async def _renewed(self, job: _Job, heartbeat: bytes) -> bytes:
+        """The heartbeat that stands now; the job is lost if it is another replica's."""
+        fresh, before = self._heartbeat(job), heartbeat
+        for _ in range(2):
+            there = await self._store.put_document(
+                "owners", job.spec.job_id, fresh, replaces=before or None, ttl_ms=OWNER_TTL_MS
+            )
+            if there is None:
+                return fresh
+            if there and msgpack.unpackb(there)[0] != self._owner:
+                job.lost = True
+                return heartbeat
+            before = there  # it lapsed, or a write of ours came through unanswered
+        return before
 
     async def cancel(self, job_id: str, request: Request) -> bool:
         """Stop a job wherever it runs; False if it had ended.
@@ -286,15 +309,24 @@ class CoresetJobs:
         return True
 
     async def _end(self, spec: JobSpec, status: str, summary: Summary | None) -> None:
-        running = await self._store.get_document("jobs", spec.job_id)
-        if running is not None and _read(running)[1] == "running":
-            await self._store.put_document(
-                "jobs",
-                spec.job_id,
-                _write(spec, status, summary),
-                replaces=running,
-                ttl_ms=ANSWER_MS,
-            )
+        """Write how the job ended. While the store is away it is tried again for a while."""
+        deadline = time.monotonic() + max(spec.grace_s, PATIENCE_S)
+        while True:
+            try:
+                running = await self._store.get_document("jobs", spec.job_id)
+                if running is not None and _read(running)[1] == "running":
+                    await self._store.put_document(
+                        "jobs",
+                        spec.job_id,
+                        _write(spec, status, summary),
+                        replaces=running,
+                        ttl_ms=ANSWER_MS,
+                    )
+                return
+            except CoresiftError as error:
+                if error.retry_after_s is None or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(HEARTBEAT_S)
 
     async def stop(self) -> None:
         """Stop every job of this replica: the next attacher starts it again elsewhere."""
@@ -303,15 +335,15 @@ class CoresetJobs:
             job.stop.set()
 
 
-def _select(job: _Job, plan: Plan) -> tuple[pa.Table, Selection, dict[str, float]]:
-    spec, pool = plan.spec, plan.pool
+def _select(job: _Job, work: Work) -> tuple[pa.Table, Selection, dict[str, float]]:
+    spec, pool = job.spec, work.pool
 
     def report(share: float) -> None:
         job.progress = Progress("select", share)
 
     report(0.0)
     began = time.perf_counter()
-    request = Selecting(spec.budget, spec.seed, plan.head, plan.start, report, job.stop.is_set)
+    request = Selecting(spec.budget, spec.seed, work.head, work.start, report, job.stop.is_set)
     selection = METHODS[spec.method].select(pool, request)
     seconds = {"select": time.perf_counter() - began}
     data, offsets = pool.ids.column(selection.rows)

@@ -54,18 +54,18 @@ class JobSpec:
     config_version: int
     revision: int
     head_version: str
+    items: int
+    expected_s: float
+    expected_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A job with what it works on, and what it will probably take."""
+class Work:
+    """What a job selects from."""
 
-    spec: JobSpec
     pool: Pool
     head: Head | None
     start: Rows
-    expected_s: float
-    expected_bytes: int
 
 
 class Planner:
@@ -77,25 +77,31 @@ class Planner:
         self._pools, self._sessions = pools, sessions
         self._store, self._workers = store, workers
 
-    async def first(self, ordered: Ordered) -> Plan:
-        """The plan of a new job, on the newest labels and pool version.
+    async def first(self, ordered: Ordered) -> JobSpec:
+        """A new job, on the newest labels and pool version.
 
         Raises:
             CoresiftError: UNKNOWN_METHOD, INVALID_FIELD, POOL_NOT_FOUND, SESSION_NOT_FOUND,
                 ITEM_NOT_FOUND, HEAD_NOT_FITTED, TOO_LARGE.
         """
         method = _method(ordered)
-        basis, head = (0, 0, ""), None
+        basis = (0, 0, "")
         if ordered.session_id:
             live = await self._sessions.open(ordered.session_id)
             state = await live.fitted(time.monotonic())
-            pool, snapshot = live.pool, state.snapshot
             if method.needs_head:
-                head = head_of(state)
-            basis = (snapshot.config_version, snapshot.revision, state.version if head else "")
+                head_of(state)
+            pool, snapshot = live.pool, state.snapshot
+            version = state.version if method.needs_head else ""
+            basis = (snapshot.config_version, snapshot.revision, version)
         else:
             pool = self._pools.find(ordered.pool)
-        spec = JobSpec(
+        items, start = pool.manifest.items, _start_rows(pool, ordered)
+        if not 1 <= ordered.budget <= items - len(start):
+            raise invalid("budget", f"must be 1..{items - len(start)}, got {ordered.budget}")
+        passes, extra = method.cost(items, pool.manifest.dimension, ordered.budget)
+        _check_room(ordered.method, extra)
+        return JobSpec(
             ordered.request.request_id,
             ordered.request.digest,
             pool.manifest.name,
@@ -105,25 +111,26 @@ class Planner:
             ordered.seed,
             ordered.grace_s,
             *basis,
+            items=items,
+            expected_s=0.05 + passes * pool.nbytes() / BYTES_PER_SECOND,
+            expected_bytes=int(extra),
         )
-        plan = _plan(spec, ordered, pool, head)
-        _check_room(plan)
-        return plan
 
-    async def again(self, spec: JobSpec, ordered: Ordered) -> Plan:
-        """The plan of a job that is there already: the same pool version, labels and head."""
-        method = _method(ordered)
+    async def work(self, spec: JobSpec, ordered: Ordered) -> Work:
+        """What a job was planned on, also long after: pool version, head, start rows.
+
+        Raises:
+            CoresiftError: POOL_VERSION_NOT_LOADED, SESSION_NOT_FOUND, HEAD_NOT_FITTED.
+        """
         pool = self._pools.of_session(spec.pool, spec.pool_version)
         head = None
-        if method.needs_head:
+        if spec.head_version:
             live = await self._sessions.open(ordered.session_id)
             state = await live.fitted(time.monotonic())
             head = state.head if state.version == spec.head_version else None
             if head is None:
-                head = await head_at(
-                    live, pool, spec.revision, spec.config_version, self._store, self._workers
-                )
-        return _plan(spec, ordered, pool, head)
+                head = await head_at(live, pool, spec, self._store, self._workers)
+        return Work(pool, head, _start_rows(pool, ordered))
 
 
 def _method(ordered: Ordered) -> Method:
@@ -142,24 +149,13 @@ def _method(ordered: Ordered) -> Method:
     return method
 
 
-def _plan(spec: JobSpec, ordered: Ordered, pool: Pool, head: Head | None) -> Plan:
-    start = _start_rows(pool, ordered)
-    items = pool.manifest.items
-    if not 1 <= ordered.budget <= items - len(start):
-        raise invalid("budget", f"must be 1..{items - len(start)}, got {ordered.budget}")
-    passes, extra = METHODS[spec.method].cost(items, pool.manifest.dimension, ordered.budget)
-    expected_s = 0.05 + passes * pool.nbytes() / BYTES_PER_SECOND
-    return Plan(spec, pool, head, start, expected_s, int(extra))
-
-
-def _check_room(plan: Plan) -> None:
+def _check_room(method: str, needed: float) -> None:
     available = psutil.virtual_memory().available
-    if plan.expected_bytes > available:
+    if needed > available:
         raise CoresiftError(
             Reason.TOO_LARGE,
-            f"{plan.spec.method} needs {plan.expected_bytes / 1e9:.1f} GB, "
-            f"{available / 1e9:.1f} GB are free",
-            needed_bytes=str(plan.expected_bytes),
+            f"{method} needs {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB are free",
+            needed_bytes=f"{needed:.0f}",
         )
 
 

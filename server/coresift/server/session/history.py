@@ -2,43 +2,57 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Protocol
+
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import Head
 from coresift.server.pool.pool import Pool
-from coresift.server.session.live import LOG_PAGE, LiveSession
-from coresift.server.session.ranking import Snapshot, fit_head
+from coresift.server.session.live import APPLY_ENTRIES, LiveSession
+from coresift.server.session.ranking import HeadState, Snapshot, fit_head
 from coresift.server.session.view import View
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import Store
 
+PAGE = 8 * APPLY_ENTRIES
+
+
+class HeadBasis(Protocol):
+    """Which head: the labels up to a revision, a configuration, and the name of both."""
+
+    @property
+    def revision(self) -> int: ...
+    @property
+    def config_version(self) -> int: ...
+    @property
+    def head_version(self) -> str: ...
+
 
 async def head_at(
-    live: LiveSession,
-    pool: Pool,
-    revision: int,
-    config_version: int,
-    store: Store,
-    workers: Workers,
+    live: LiveSession, pool: Pool, basis: HeadBasis, store: Store, workers: Workers
 ) -> Head:
-    """The head of the labels up to ``revision`` under a configuration that the session had.
+    """The head of an earlier basis of the session, fitted again.
 
     Raises:
-        CoresiftError: HEAD_NOT_FITTED if the log has been rewound, so that there is none.
+        CoresiftError: HEAD_NOT_FITTED if the log has been rewound, so that it is not to be had.
     """
-    config = live.view.configs.get(config_version, live.config)
-    view = View(config, config_version)
-    while view.position < revision:
-        wanted = min(LOG_PAGE, revision - view.position)
+    config = live.view.configs.get(basis.config_version, live.config)
+    view = View(config, basis.config_version)
+    while view.position < basis.revision:
+        wanted = min(PAGE, basis.revision - view.position)
         entries = (await store.log(live.uid, view.position, wanted)).entries
         if not entries:
             break
-        view.apply(entries)
+        for start in range(0, len(entries), APPLY_ENTRIES):
+            view.apply(entries[start : start + APPLY_ENTRIES])
+            await asyncio.sleep(0)
     # The configuration may have changed before or after the last of these labels.
-    view.config, view.config_version = config, config_version
+    view.config, view.config_version = config, basis.config_version
     snapshot = Snapshot.of(view)
     head = await workers.run(lambda: fit_head(pool, snapshot))
-    if head is None or view.revision != revision:
+    if head is None or HeadState(snapshot, head).version != basis.head_version:
         raise CoresiftError(
-            Reason.HEAD_NOT_FITTED, f"the log holds no head of revision {revision} any more"
+            Reason.HEAD_NOT_FITTED,
+            f"the log no longer holds the labels of head {basis.head_version}",
         )
     return head

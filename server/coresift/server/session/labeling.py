@@ -15,12 +15,13 @@ import numpy.typing as npt
 from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.metrics import Metrics
 from coresift.server.session.live import LOG_PAGE, LiveSession
-from coresift.server.session.proposals import Proposed, expansion, over_ask, proposals
+from coresift.server.session.proposals import expansion, over_ask, proposals
 from coresift.server.session.ranking import PickReason, Ranking
 from coresift.server.session.tokens import SALT_BYTES, lease_token
 from coresift.server.session.workers import Workers
-from coresift.server.state.entries import LabelsEntry
+from coresift.server.state.entries import Entry, GrantEntry, LabelsEntry
 from coresift.server.state.store import (
+    RETRACTION,
     Behind,
     Claim,
     Granted,
@@ -98,30 +99,34 @@ class Labeling:
         if ask.min_revision is not None and ask.min_revision > live.view.revision:
             await live.sync(began)
             _check_reached("min_revision", ask.min_revision, live.view.revision)
-        for _ in range(MAX_TRIPS):
+        for trip in range(MAX_TRIPS):
             ranking = await self._ranking(live, began, ask)
             # Looked up now: while this call waits its turn, another one may sync the view.
             is_fresh = live.synced_since(began)
             async with live.claiming:
                 if _is_outdated(live, ask, ranking, is_fresh):
                     continue
-                claim = await self._claim(live, ask, ranking, is_fresh)
+                view, claim = live.view, await self._claim(live, ask, ranking, is_fresh)
                 claimed_at = time.monotonic()
                 with self._metrics.stage("claim"):
                     result = await self._store.claim(live.uid, claim)
                 match result:
                     case Granted():
                         if not result.replayed:
-                            live.apply(result.entries, claimed_at)
-                        # Nothing granted from an old view says nothing: look again.
-                        if result.rows or not result.entries:
+                            await live.apply(view, result.entries, claimed_at)
+                        # Others took what was proposed, or set free what was not.
+                        more = len(claim.proposals) >= over_ask(ask.size) and result.entries
+                        again = more or any(map(_frees, result.entries))
+                        if result.rows or not again or trip + 1 == MAX_TRIPS:
                             return self._answer(live, ask, result)
                     case Behind():
-                        live.apply(result.entries, claimed_at)
+                        await live.apply(view, result.entries, claimed_at)
                     case Rewound():
-                        live.rewound()
+                        live.rewound(view)
         raise CoresiftError(
-            Reason.STATE_UNAVAILABLE, "the session changes too fast", retry_after_s=0.1
+            Reason.STATE_UNAVAILABLE,
+            "the session's configuration or log changes too fast",
+            retry_after_s=0.1,
         )
 
     async def _ranking(self, live: LiveSession, began: float, ask: Ask) -> Ranking:
@@ -137,10 +142,7 @@ class Labeling:
     async def _claim(self, live: LiveSession, ask: Ask, ranking: Ranking, is_fresh: bool) -> Claim:
         """The claim of a ranking; ``is_fresh``: it has every label acknowledged before the call."""
         snapshot = ranking.snapshot
-        position = -1
-        while position != live.view.position:  # replay needs the view that was proposed from
-            position = live.view.position
-            proposed = await self._propose(live, ask, ranking)
+        position, proposed = await self._propose(live, ask, ranking)
         min_revision = ask.min_revision
         if min_revision is None and is_fresh:
             min_revision = snapshot.revision
@@ -162,27 +164,42 @@ class Labeling:
             context=context,
         )
 
-    async def _propose(self, live: LiveSession, ask: Ask, ranking: Ranking) -> list[Proposal]:
-        """Free rows, best first, some more than asked."""
-        wanted = over_ask(ask.size)
-        found = proposals(ranking, live.view, ask.annotator, wanted)
+    async def _propose(
+        self, live: LiveSession, ask: Ask, ranking: Ranking
+    ) -> tuple[int, list[Proposal]]:
+        """Free rows, best first, some more than asked, and the position of the view they are
+        from: replay proposes from the same."""
+        wanted, annotator = over_ask(ask.size), ask.annotator
+        found = proposals(ranking, live.view, annotator, wanted)
         while len(found) < wanted and not ranking.scored.complete:
             ranking = await live.deepened(ranking)
-            found = proposals(ranking, live.view, ask.annotator, wanted)
-        if len(found) < wanted:
-            found += await self._expand(live, ask.annotator, ranking, wanted - len(found))
-        return [Proposal(p.row, PAYLOAD.pack(p.score, p.predicted, p.reason)) for p in found]
-
-    async def _expand(
-        self, live: LiveSession, annotator: str, ranking: Ranking, missing: int
-    ) -> list[Proposed]:
-        """Candidates ran short: neighbours of leased items, then random ones."""
+            found = proposals(ranking, live.view, annotator, wanted)
         near = np.empty(0, np.int32)
-        if live.neighbourhood is not None and live.view.leases:
-            leased = np.array(sorted(live.view.leases), np.int32)
-            near = np.unique(await live.neighbourhood.of(leased)).astype(np.int32)
-        pool, blocked = live.pool, live.view.blocked_rows(annotator)
-        return await self._workers.run(lambda: expansion(pool, ranking, near, blocked, missing))
+        if len(found) < wanted:
+            near = await self._near_leased(live)
+        # Nothing awaits here: all that depends on the view is of one moment.
+        view, pool = live.view, live.pool
+        position, blocked = view.position, np.empty(0, np.int32)
+        found = proposals(ranking, view, annotator, wanted)
+        missing = wanted - len(found) if ranking.scored.complete else 0
+        if missing:
+            blocked = view.blocked_rows(annotator)
+            found += await self._workers.run(
+                lambda: expansion(pool, ranking, near, blocked, missing)
+            )
+        packed = [Proposal(p.row, PAYLOAD.pack(p.score, p.predicted, p.reason)) for p in found]
+        return position, packed
+
+    async def _near_leased(self, live: LiveSession) -> Rows:
+        """Neighbours of the items that are leased, ascending, up to the moment of the return."""
+        near, leases = np.empty(0, np.int32), None
+        for _ in range(MAX_TRIPS):
+            if live.neighbourhood is None or leases == live.view.leases.keys():
+                break
+            leases = set(live.view.leases)
+            found = await live.neighbourhood.of(np.array(sorted(leases), np.int32))
+            near = np.unique(found).astype(np.int32)
+        return near
 
     def _answer(self, live: LiveSession, ask: Ask, granted: Granted) -> Batch:
         """The answer of a grant, the same for the first and for every repeated call."""
@@ -236,6 +253,8 @@ class Labeling:
         lease_ms: int | None,
     ) -> Renewed:
         """Move the deadline of the annotator's leases."""
+        if lease_ms is None:
+            await live.sync(time.monotonic())  # the session's duration may have changed
         renewed = await self._store.renew(
             live.uid, request, annotator, rows, lease_ms or live.config.lease_ms
         )
@@ -283,6 +302,13 @@ class Labeling:
         """Live leases of an annotator (or all, for an empty name), by row, then annotator."""
         leases = await self._store.leases(live.uid)
         return [lease for lease in leases if not annotator or lease.annotator == annotator]
+
+
+def _frees(entry: Entry) -> bool:
+    """Whether an entry may make an item free that was not."""
+    if isinstance(entry, LabelsEntry):
+        return RETRACTION in entry.values
+    return not isinstance(entry, GrantEntry)
 
 
 def _is_outdated(live: LiveSession, ask: Ask, ranking: Ranking, is_fresh: bool) -> bool:

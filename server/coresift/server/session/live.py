@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -91,12 +91,10 @@ class LiveSession:
             self._candidates = (0, NO_CANDIDATES)
         return current
 
-    def apply(self, entries: Iterable[Entry], seen_at: float) -> None:
-        """Apply entries that the store returned to a call begun at ``seen_at``."""
-        entries = tuple(entries)
-        if entries and entries[0].position > self.view.position + 1:
+    async def apply(self, view: View, entries: Sequence[Entry], seen_at: float) -> None:
+        """Apply entries that the store returned for ``view`` to a call begun at ``seen_at``."""
+        if not await self._apply_in_pieces(view, entries):
             return  # the view was dropped meanwhile
-        self.view.apply(entries)
         self._synced_at = max(self._synced_at, seen_at)
         expired = sum(len(e.leases) for e in entries if isinstance(e, ExpiryEntry))
         if expired:
@@ -106,8 +104,10 @@ class LiveSession:
         """Whether the view holds everything acknowledged before ``began``."""
         return self._synced_at >= began
 
-    def rewound(self) -> None:
-        """The log was rewound by a failover: drop what was built from it."""
+    def rewound(self, view: View) -> None:
+        """The log was rewound by a failover: drop the view that was built from it."""
+        if view is not self.view:
+            return  # someone noticed before
         self._metrics.log_rewinds.inc()
         self._forget()
 
@@ -121,12 +121,12 @@ class LiveSession:
             if view is not self.view:
                 continue  # dropped meanwhile
             if is_rewound:
-                self.rewound()
+                self.rewound(view)
                 continue
-            if not await self._apply_in_pieces(view, read.entries):
-                continue  # dropped meanwhile
-            if view.position >= read.record.position:
-                self.apply((), seen_at)
+            last = read.entries[-1].position if read.entries else key.position
+            complete = last >= read.record.position
+            await self.apply(view, read.entries, seen_at if complete else -np.inf)
+            if view is self.view and complete:
                 self._adopt(read)
 
     async def _apply_in_pieces(self, view: View, entries: Sequence[Entry]) -> bool:
@@ -135,7 +135,8 @@ class LiveSession:
             if view is not self.view:
                 return False
             view.apply(entries[start : start + APPLY_ENTRIES])
-            await asyncio.sleep(0)
+            if start + APPLY_ENTRIES < len(entries):
+                await asyncio.sleep(0)
         return view is self.view
 
     async def _is_rewound(self, key: ViewKey, record: SessionRecord) -> bool:

@@ -11,6 +11,7 @@ from hashlib import sha256
 import msgpack
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pyarrow as pa
 
 from coresift.server.artifacts import Artifacts
@@ -92,6 +93,15 @@ class Upload:
             raise bad_signal(
                 "header.columns", f"a class signal has one column, got {len(header.columns)}"
             )
+        # The columns, their copy as a table, and the file in memory.
+        needed = 3 * items * len(header.columns) * header.dtype.itemsize
+        if needed > psutil.virtual_memory().available:
+            raise CoresiftError(
+                Reason.TOO_LARGE,
+                f"{items} items x {len(header.columns)} columns need {needed / 1e9:.1f} GB",
+                field="header.columns",
+                needed_bytes=str(needed),
+            )
         self._header, self._pool, self._hash = header, pool, sha256()
         self._values = np.zeros((items, len(header.columns)), header.dtype)
         self._given = np.zeros(items, np.bool_)
@@ -114,7 +124,7 @@ class Upload:
             raise bad_signal(
                 "chunk.item_ids", f"item {ids[self._first_repeat(rows)]!r} is given twice"
             )
-        table = np.frombuffer(values, header.dtype).reshape(len(ids), -1)
+        table = np.frombuffer(values, header.dtype).reshape(len(ids), len(header.columns))
         self._check(ids, table)
         self._values[rows] = table
         self._given[rows] = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coresift.server.errors import Reason
+from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state import keys, scripts
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.names import Name
@@ -55,7 +55,13 @@ class RemovalOperations(SessionOperations):
         removed = 0
         for member in due:
             uid, session_id = member.decode().split(" ", 1)
-            removed += await self._purge_session(uid, session_id, member)
+            try:
+                removed += await self._purge_session(uid, session_id, member)
+            except CoresiftError as error:
+                if error.reason is not Reason.FORMAT_TOO_NEW:
+                    raise
+                # A newer replica will purge it; it must not hold up the others meanwhile.
+                await client.zadd(keys.DELETED, {member: int(seconds) * 1000 + ANSWER_MS})
         return len(due), removed
 
     async def _purge_session(self, uid: str, session_id: str, member: bytes) -> bool:

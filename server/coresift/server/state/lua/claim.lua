@@ -19,7 +19,7 @@ end
 settle(s)
 
 local function is_rewound()
-  if a.vp > s.pos or a.vr > s.rev then
+  if a.vp > s.pos or a.vr > s.rev or a.vc > s.cv then
     return true
   end
   if a.vr == s.rev then
