@@ -1,4 +1,4 @@
-.PHONY: help install check test test-long demo serve bench clean
+.PHONY: help install check test test-long demo serve bench release-api clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ POOL ?= out/pool
 OUT ?= out
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Make .venv with everything, at the versions of constraints.txt
 
@@ -44,6 +44,9 @@ serve: $(INSTALLED) $(POOL) ## Serve the pool of the demo on 127.0.0.1:50051 (PO
 
 bench: $(INSTALLED) ## Measure at 1M x 256 on this machine
 	$(BIN)/python -m tests.benchmarks --out $(OUT)/bench
+
+release-api: $(INSTALLED) ## Make the API of now the one that `make check` compares with
+	cd proto && ../$(BIN)/buf build -o released.binpb
 
 clean: ## Remove what was made
 	rm -rf .venv out dist

@@ -9,6 +9,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -391,3 +392,9 @@ def run_machine(redis_url: str, folder: Path, examples: int) -> None:
 
 def test_sessions_do_what_the_model_says(redis_url: str, tmp_path: Path) -> None:
     run_machine(redis_url, tmp_path, 30)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_sessions_do_what_the_model_says_for_long(redis_url: str, tmp_path: Path) -> None:
+    run_machine(redis_url, tmp_path, 600)

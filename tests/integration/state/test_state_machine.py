@@ -304,15 +304,25 @@ def _plain(entry: Any) -> tuple[Any, ...]:
     raise AssertionError(entry)
 
 
-def test_session_does_what_the_model_says(every_redis_url: str) -> None:
-    SessionMachine.url = every_redis_url
+def run_machine(url: str, examples: int, steps: int) -> None:
+    SessionMachine.url = url
     run_state_machine_as_test(
         SessionMachine,
         settings=settings(
-            max_examples=40,
-            stateful_step_count=25,
+            max_examples=examples,
+            stateful_step_count=steps,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_session_does_what_the_model_says(every_redis_url: str) -> None:
+    run_machine(every_redis_url, 40, 25)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_session_does_what_the_model_says_for_long(every_redis_url: str) -> None:
+    run_machine(every_redis_url, 500, 40)
