@@ -34,7 +34,7 @@ def test_the_example_runs_in_twelve_lines(server: Server) -> None:
 
 
 def test_every_make_verb_of_the_readme_exists() -> None:
-    verbs = set(re.findall(r"make ([a-z]+)", (ROOT / "README.md").read_text()))
+    verbs = set(re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text()))
     assert verbs
     assert verbs <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
 
