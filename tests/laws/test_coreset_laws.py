@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,18 @@ def test_k_center_weights_are_the_items_nearest(pool: Pool) -> None:
     assert found.weights.sum() == 3_000
     assert found.covering_radius is not None
     assert 0 < found.covering_radius <= found.scores[1:].min()
+
+
+def test_k_center_keeps_its_centres_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linear memory: no frontier outlives the centres that were taken from it."""
+    X = np.random.default_rng(6).standard_normal((8_000, 64)).astype(np.float32)
+    pool, budget = make_pool(tmp_path, X), 2_000
+    monkeypatch.setattr(k_center, "PRODUCT", 2**16)  # products of blocks are no matter here
+    tracemalloc.start()
+    try:
+        METHODS["k_center"].select(pool, a_request(budget))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    centres, vectors = 8 * 64 * budget, X.nbytes
+    assert peak < 2 * centres + 4 * vectors

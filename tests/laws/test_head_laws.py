@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy.special import logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 
 from coresift.server.head import Head, HeadConfig, Task, TrainingSet, fit
 
 Float32s = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 def unit_rows(generator: np.random.Generator, count: int, dimension: int) -> Float32s:
@@ -155,3 +157,95 @@ def test_logits_of_a_row_depend_on_that_row_alone() -> None:
     order = np.random.default_rng(1).permutation(len(probe))
     np.testing.assert_array_equal(head.logits(probe[order]), whole[order])
     np.testing.assert_array_equal(head.logits(probe[7:8]), whole[7:8])
+
+
+def slow_optimum(X: Float32s, T: Floats, c: float, probe: Float32s) -> Floats:
+    """Class probabilities at the optimum of a softmax, by Newton's method on scaled rows."""
+    scale = np.linalg.norm(X.astype(np.float64), axis=1).max() or 1.0
+    X1, probe1 = (np.column_stack([rows / scale, np.ones(len(rows))]) for rows in (X, probe))
+    d, k = X1.shape[1], T.shape[1]
+    ridge = np.tile(np.append(np.full(d - 1, scale**-2), 0.0), k)
+
+    def evaluate(theta: Floats) -> tuple[float, Floats, Floats]:
+        logits = X1 @ theta.reshape(k, d).T
+        loss = (T * (logsumexp(logits, axis=1, keepdims=True) - logits)).sum()
+        P = softmax(logits, axis=1)
+        gradient = c * ((P - T).T @ X1).ravel() + ridge * theta
+        return c * float(loss) + 0.5 * float(ridge @ theta**2), P, gradient
+
+    theta = np.zeros(k * d)
+    value, P, gradient = evaluate(theta)
+    for _ in range(100):
+        curvature = np.einsum("na,ab->nab", P, np.eye(k)) - np.einsum("na,nb->nab", P, P)
+        hessian = c * np.einsum("nab,ni,nj->aibj", curvature, X1, X1).reshape(k * d, k * d)
+        hessian += np.diag(ridge)
+        unit = np.sqrt(np.diag(hessian))
+        step = np.linalg.lstsq(hessian / np.outer(unit, unit), gradient / unit)[0] / unit
+        for halvings in range(40):
+            trial = evaluate(theta - step / 2**halvings)
+            flat = abs(trial[0] - value) < 1e-13 * value
+            closer = np.linalg.norm(trial[2]) < np.linalg.norm(gradient)
+            if trial[0] <= value - 1e-4 * float(gradient @ step) / 2**halvings or (flat and closer):
+                break
+        else:
+            break
+        theta = theta - step / 2**halvings
+        value, P, gradient = trial
+        if np.abs(X1 @ step.reshape(k, d).T).max() < 1e-8:
+            break
+    return np.asarray(softmax(probe1 @ theta.reshape(k, d).T, axis=1))
+
+
+def fitted_and_true(
+    task: Task, X: Float32s, y: Ints, c: float, probe: Float32s
+) -> tuple[Floats, Floats]:
+    """Probabilities of the last class by the head and by the slow twin."""
+    T = one_hot(y, int(y.max()) + 1)
+    if task is Task.BINARY:  # a softmax of two classes shares the ridge among two vectors
+        head, c_of_twin = fit(task, HeadConfig(c), TrainingSet(X, T[:, 1:], T[:, :1])), c / 2
+    else:
+        head, c_of_twin = fit(task, HeadConfig(c), TrainingSet(X, T, np.zeros_like(T))), c
+    return probabilities(head, probe)[:, -1], slow_optimum(X, T, c_of_twin, probe)[:, -1]
+
+
+@pytest.mark.parametrize("task", [Task.BINARY, Task.MULTICLASS])
+@pytest.mark.parametrize("norm", [1.0, 30.0, 1_000.0])
+@pytest.mark.parametrize("c", [0.01, 100.0, 1e6])
+@pytest.mark.parametrize(
+    ("noise", "count", "dimension"), [(0.4, 120, 8), (3.0, 120, 8), (3, 40, 20)]
+)
+def test_rows_of_any_norm(
+    task: Task, norm: float, c: float, noise: float, count: int, dimension: int
+) -> None:
+    """Pools by inner product or distance keep their norms: what is apart, and what overlaps."""
+    generator = np.random.default_rng(7)
+    classes = 2 if task is Task.BINARY else 3
+    y = np.concatenate([np.arange(classes), generator.integers(0, classes, count - classes)])
+    rows = generator.standard_normal((classes, dimension))[y]
+    rows += noise * generator.standard_normal(rows.shape)
+    X = (norm * rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    probe = norm * unit_rows(generator, 400, dimension)
+    found, expected = fitted_and_true(task, X, y, c, probe)
+    # Reached: 2e-4. Logits of 1e4 and more leave float64 few digits where they cross zero.
+    extreme = norm * norm * c > 1e11
+    np.testing.assert_allclose(found, expected, atol=2e-2 if extreme else 5e-4)
+
+
+@pytest.mark.parametrize("task", [Task.BINARY, Task.MULTICLASS])
+@pytest.mark.parametrize("norm", [1.0, 1_000.0])
+@pytest.mark.parametrize("c", [100.0, 1e6])
+@pytest.mark.parametrize("shape", ["one item twice", "a line", "equal items disagree", "zeros"])
+def test_rows_that_do_not_span_the_space(task: Task, norm: float, c: float, shape: str) -> None:
+    generator = np.random.default_rng(3)
+    rows = {
+        "one item twice": np.repeat(generator.standard_normal((6, 12)), 5, axis=0),
+        "a line": np.outer(np.arange(-15, 15) / 16, generator.choice([-1, 1], 12)),  # exactly
+        "equal items disagree": np.repeat(generator.standard_normal((1, 12)), 30, axis=0),
+        "zeros": np.zeros((30, 12)),
+    }[shape]
+    X = (norm * rows).astype(np.float32)
+    y = np.arange(30) % (2 if task is Task.BINARY else 3)
+    probe = X + np.float32(norm) * 0.1 * unit_rows(generator, 30, 12)
+    found, expected = fitted_and_true(task, X, y, c, probe)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, expected, atol=1e-3)

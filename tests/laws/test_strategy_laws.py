@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from coresift.server.head import Head, Task
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.priority import priorities
 from coresift.server.selection.shortlist import (
+    PIECE,
     Scored,
     canonical,
     fast_weights,
@@ -45,6 +47,13 @@ def pool(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     metric = "ip" if request.param == "ip" else "cosine"
     dtype = np.float16 if request.param == "float16" else np.float32
     return make_pool(tmp_path_factory.mktemp("pool"), X.astype(dtype), metric=metric)
+
+
+@pytest.fixture(scope="module")
+def large_pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    """A pool of several pieces."""
+    X = np.random.default_rng(4).standard_normal((50_000, D)).astype(np.float32)
+    return make_pool(tmp_path_factory.mktemp("large"), X)
 
 
 def a_head(task: Task, seed: int = 0, scale: float = 3.0) -> Head:
@@ -321,3 +330,32 @@ def test_predicted_classes_are_the_most_probable(pool: Pool) -> None:
         else:
             fitted = np.where(head.fitted, expected, -1.0)
             assert found.tolist() == fitted.argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize(("name", "task"), [case for case in CASES if case[0] != "random"])
+def test_a_saturated_head_is_judged_piece_by_piece(large_pool: Pool, name: str, task: Task) -> None:
+    """The error bound then tells nothing apart: much of the pool is scored again in float64."""
+    pool, strategy, head = large_pool, STRATEGIES[name](task, SEED), a_head(task, 7, 1e5)
+    rows = np.arange(pool.manifest.items, dtype=np.int32)
+    sizes: list[int] = []
+
+    def fetch(some: Rows) -> npt.NDArray[np.float32]:
+        sizes.append(len(some))
+        return pool.fetch(some)
+
+    none = np.empty(0, np.int32)
+    blocks = list(blocks_of(pool, head, rows, 8_192))
+    tracemalloc.start()
+    try:
+        found = top(strategy, head, blocks, fetch, none, 300, pool.max_norm)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    whole = canonical(strategy, head, rows, pool.fetch)
+    count = len(found.rows)
+    assert found.rows.tolist() == whole.rows[:count].tolist()
+    assert found.scores.tobytes() == whole.scores[:count].tobytes()
+    assert found.predicted.tolist() == whole.predicted[:count].tolist()
+    assert max(sizes) <= PIECE
+    # Of a piece: vectors, and five numbers of 8 bytes for each column; of the pool: a few columns.
+    assert peak < PIECE * (4 * D + 40 * len(head.bias)) + 40 * len(rows)

@@ -38,12 +38,15 @@ class Task(IntEnum):
     MULTILABEL = 3
 
 
+ClassWeight = Literal["none", "balanced"]
+
+
 @dataclass(frozen=True, slots=True)
 class HeadConfig:
     """How heads of a session are fitted."""
 
     c: float = 100.0
-    class_weight: Literal["none", "balanced"] = "none"
+    class_weight: ClassWeight = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +204,9 @@ def _newton(
     X: Float64s, present: Float64s, absent: Float64s, c: float, theta: Float64s
 ) -> tuple[Float64s, float]:
     """Newton's method with backtracking from ``theta`` to the float64 optimum."""
+    # The flattest direction is curved by the ridge alone: then logits are off by 1e-5 at most.
+    longest = float(np.linalg.norm(X, axis=1).max()) or 1.0
+    tolerance = min(1e-3 * GRADIENT_TOLERANCE * c, 1e-5 / longest)  # quadratic: nearly free
     X = np.column_stack([X, np.ones(len(X))])
     ridge = np.ones(X.shape[1])
     ridge[-1] = 0
@@ -215,7 +221,7 @@ def _newton(
     factor = None
     for _ in range(200):
         before = float(np.linalg.norm(gradient))
-        if before <= 1e-3 * GRADIENT_TOLERANCE * c:  # quadratic: nearly free
+        if before <= tolerance:
             break
         if factor is None:
             probability = expit(logits)
@@ -229,6 +235,10 @@ def _newton(
         while size > 1e-10:
             trial = evaluate(theta - size * step)
             if trial[0] <= value - 1e-4 * size * slope:
+                break
+            # Below the value's rounding only the gradient tells better from worse.
+            is_flat = abs(trial[0] - value) <= 1e-13 * abs(value)
+            if is_flat and np.linalg.norm(trial[1]) < before:
                 break
             size /= 2
         else:

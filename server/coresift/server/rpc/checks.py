@@ -165,7 +165,7 @@ def foreign_page_token() -> CoresiftError:
 
 def small_number(text: str) -> int:
     """A number of up to ten digits in a page token. INVALID_PAGE_TOKEN."""
-    if not (text.isdecimal() and len(text) <= 10):
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10):
         raise foreign_page_token()
     return int(text)
 

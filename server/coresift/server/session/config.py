@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any, get_args
 
 import msgpack
 
 from coresift.server.errors import CoresiftError, Reason, invalid
-from coresift.server.head import HeadConfig, Task
+from coresift.server.head import ClassWeight, HeadConfig, Task
 from coresift.server.selection.strategies import ONLY_BINARY, STRATEGIES
 from coresift.server.state.store import Settings
 
@@ -43,12 +45,12 @@ class SessionConfig:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> SessionConfig:
-        """The inverse of `settings`."""
+        """The inverse of `settings`. FORMAT_TOO_NEW for what only a newer release knows."""
         fields = msgpack.unpackb(settings.config)
-        if unknown := fields.keys() - set(cls.__slots__):
+        if unknown := _unknown(fields):
             raise CoresiftError(
                 Reason.FORMAT_TOO_NEW,
-                f"a newer release configured this session: {', '.join(sorted(unknown))}",
+                f"a newer release configured this session: {', '.join(unknown)}",
             )
         return cls(
             **fields
@@ -58,6 +60,23 @@ class SessionConfig:
                 "head": HeadConfig(**fields["head"]),
             }
         )
+
+
+def _unknown(fields: Mapping[str, Any]) -> list[str]:
+    """Fields, and values of fields that choose, which this release does not know."""
+    head = fields["head"]
+    chosen = {
+        "task": fields["task"] in {int(task) for task in Task},
+        "strategy": fields["strategy"] in STRATEGIES,
+        "head.class_weight": head["class_weight"] in get_args(ClassWeight),
+    }
+    return sorted(
+        [
+            *fields.keys() - set(SessionConfig.__slots__),
+            *(f"head.{name}" for name in head.keys() - set(HeadConfig.__slots__)),
+            *(name for name, is_known in chosen.items() if not is_known),
+        ]
+    )
 
 
 def complete(config: SessionConfig) -> SessionConfig:

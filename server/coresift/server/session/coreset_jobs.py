@@ -237,8 +237,9 @@ class CoresetJobs:
             if job.cancelled:
                 await self._end(spec, "cancelled", None)
                 raise _cancelled(spec.job_id) from None
-            # Kept for whoever attached at the last moment, or will on another replica.
-            if not (self._is_draining or job.lost or job.attached):
+            # Kept for whoever attached at the last moment, here or on another replica.
+            elsewhere = await self._store.get_document("attached", spec.job_id) is not None
+            if not (self._is_draining or job.lost or job.attached or elsewhere):
                 await self._store.delete_document("jobs", spec.job_id)
         finally:
             watch.cancel()
