@@ -31,6 +31,7 @@ from coresift.server.pool.pool import Pool
 from coresift.server.rpc.interceptor import CallInterceptor
 from coresift.server.rpc.service import SERVICE, SelectionService
 from coresift.server.rpc.services import Services
+from coresift.server.session.batches import Batches
 from coresift.server.session.coreset_jobs import CoresetJobs
 from coresift.server.session.coreset_plans import Planner
 from coresift.server.session.labeling import Labeling
@@ -147,7 +148,8 @@ async def _services(
         pools=pools,
         sessions=sessions,
         lifecycle=Lifecycle(pools, sessions, store),
-        labeling=Labeling(store, workers, metrics),
+        batches=Batches(store, workers, metrics),
+        labeling=Labeling(store, metrics),
         modelling=Modelling(workers),
         signals=Signals(pools, store, artifacts, workers),
         coresets=coresets,

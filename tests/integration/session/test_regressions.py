@@ -227,15 +227,15 @@ def test_under_voted_rows_have_some_votes_and_lack_others(
     steps: list[int | tuple[str, list[int], bytes]],
 ) -> None:
     view = View(CONFIG, 1)
-    for position, step in enumerate(steps, 1):
+    for offset, step in enumerate(steps, 1):
         if isinstance(step, int):
             packed = replace(CONFIG, votes_per_item=step).settings().config
-            view.apply([ConfigEntry(position, 0, "q", position, packed)])
+            view.apply([ConfigEntry(offset, 0, "q", offset, packed)])
         else:
             name, rows, value = step
             ids = tuple(f"item-{row}" for row in rows)
             values = (value,) * len(rows)
-            view.apply([LabelsEntry(position, 0, "q", b"n", name, tuple(rows), ids, values, ())])
+            view.apply([LabelsEntry(offset, 0, "q", b"n", name, tuple(rows), ids, values, ())])
         quota = view.config.votes_per_item
         assert view.under_voted == {
             row for row in range(6) if 0 < len(view.votes.get(row, ())) < quota

@@ -317,4 +317,4 @@ async def test_a_claim_that_lags_is_told_what_it_missed(pair: Pair, pool: Pool) 
     claim = Claim(a_request(), "ann", 3, 60_000, key, None, [], b"")
     behind = await one.store.claim(live.uid, claim)
     assert isinstance(behind, Behind)
-    assert [entry.position for entry in behind.entries] == [key.position + 1]
+    assert [entry.offset for entry in behind.entries] == [key.offset + 1]

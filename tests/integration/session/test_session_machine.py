@@ -25,7 +25,7 @@ from tests.fixtures.sessions import a_request
 
 from coresift.server.head import HeadConfig, Task
 from coresift.server.pool.pool import Pool
-from coresift.server.session.labeling import Ask, Batch
+from coresift.server.session.batches import Ask, Batch
 from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets, unpack
 from coresift.server.session.proposals import proposals
 from coresift.server.session.ranking import PickReason
@@ -233,7 +233,7 @@ class SessionMachine(RuleBasedStateMachine):
         replica = self.replicas[at]
         ask = Ask(a_request(), annotator, size, None, None)
         live = self.run(replica.live(self.id))
-        batch = self.run(replica.labeling.next_batch(live, ask))
+        batch = self.run(replica.batches.next(live, ask))
         self.check_batch(batch, annotator, size)
         if batch.picks:
             self.answers.append((ask, batch))
@@ -254,7 +254,7 @@ class SessionMachine(RuleBasedStateMachine):
     def repeat(self, at: int, data: st.DataObject) -> None:
         ask, before = data.draw(st.sampled_from(self.answers))
         live = self.run(self.replicas[at].live(self.id))
-        again = self.run(self.replicas[at].labeling.next_batch(live, ask))
+        again = self.run(self.replicas[at].batches.next(live, ask))
         assert rows_of(again) == rows_of(before)
         assert [pick.token for pick in again.picks] == [pick.token for pick in before.picks]
         assert (again.phase, again.deadline_ms) == (before.phase, before.deadline_ms)

@@ -133,7 +133,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     def granted(self, proposed: list[int], annotator: str, size: int, lease_ms: int) -> Granted:
         now = self.run(self.store.read(self.session.session_id))
-        view = ViewKey(now.position, now.revision, now.nonce, now.config_version)
+        view = ViewKey(now.offset, now.revision, now.nonce, now.config_version)
         claim = a_claim(proposed, annotator, size=size, view=view, lease_ms=lease_ms)
         answer = self.run(self.store.claim(self.uid, claim))
         assert isinstance(answer, Granted)
@@ -259,7 +259,7 @@ class SessionMachine(RuleBasedStateMachine):
     @invariant()
     def record_and_leases_agree(self) -> None:
         now = self.run(self.store.read(self.session.session_id))
-        assert now.position == len(self.model.log)
+        assert now.offset == len(self.model.log)
         assert now.revision == self.model.revision
         assert now.config_version == self.model.config_version
         leases = {(at.row, at.annotator) for at in self.run(self.store.leases(self.uid))}
@@ -268,7 +268,7 @@ class SessionMachine(RuleBasedStateMachine):
     @invariant()
     def log_agrees(self) -> None:
         entries = self.run(self.store.log(self.uid, 0, 1_000)).entries
-        assert [entry.position for entry in entries] == list(range(1, len(entries) + 1))
+        assert [entry.offset for entry in entries] == list(range(1, len(entries) + 1))
         assert sorted(entry.time_ms for entry in entries) == [e.time_ms for e in entries]
         assert [_plain(entry) for entry in entries] == self.model.log
 

@@ -52,7 +52,7 @@ async def test_created_session_is_read_with_its_first_entry(store: RedisStore) -
     made = await a_session(store, quota=2, budget=7)
     assert await store.read(made.session_id) == made
     assert made.settings == Settings(2, 7, b"config")
-    assert (made.config_version, made.revision, made.nonce, made.position) == (1, 0, b"", 1)
+    assert (made.config_version, made.revision, made.nonce, made.offset) == (1, 0, b"", 1)
     log = await store.log(made.uid, 0, 10)
     assert [type(entry) for entry in log.entries] == [ConfigEntry]
     assert log.record == made
@@ -178,7 +178,7 @@ async def test_claim_grants_the_first_free_proposals_in_order(store: RedisStore)
     grant_entry = first.entries[-1]
     assert isinstance(grant_entry, GrantEntry)
     assert (grant_entry.rows, grant_entry.deadline_ms) == ((5, 3), first.deadline_ms)
-    assert (grant_entry.view_position, grant_entry.size) == (0, 2)
+    assert (grant_entry.view_offset, grant_entry.size) == (0, 2)
     second = await grant(store, session, [5, 3, 9], "bob")
     assert second.rows == (9,)
     assert second.next_deadline_ms == first.deadline_ms
@@ -188,7 +188,7 @@ async def test_nothing_to_grant_writes_nothing(store: RedisStore) -> None:
     session = await a_session(store)
     nothing = await grant(store, session, [])
     assert (nothing.rows, nothing.entries, nothing.next_deadline_ms) == ((), (), None)
-    assert (await store.read(session.session_id)).position == session.position
+    assert (await store.read(session.session_id)).offset == session.offset
 
 
 async def test_proposals_beyond_the_first_piece_are_reached(store: RedisStore) -> None:
@@ -226,12 +226,12 @@ async def test_old_view_gets_the_entries_it_lacks(store: RedisStore) -> None:
     labelled = await store.add_labels(session.uid, a_request(), "bob", labels([1]))
     behind = await store.claim(session.uid, a_claim([1, 2]))
     assert isinstance(behind, Behind)
-    assert [entry.position for entry in behind.entries] == [1, 2]
+    assert [entry.offset for entry in behind.entries] == [1, 2]
     # Who asks for less gets it, though the log moved on; labels are filtered all the same.
     granted = await store.claim(session.uid, a_claim([1, 2], min_revision=0))
     assert isinstance(granted, Granted)
     assert (granted.rows, granted.revision) == ((2,), 0)
-    assert [entry.position for entry in granted.entries] == [1, 2, 3]
+    assert [entry.offset for entry in granted.entries] == [1, 2, 3]
     ahead = store.claim(session.uid, a_claim([3], min_revision=labelled.revision + 1))
     assert await refused(ahead) is Reason.REVISION_NOT_REACHED
     await store.configure(session.uid, a_request(), session.settings, 1)
@@ -246,15 +246,15 @@ async def test_long_tail_comes_whole(store: RedisStore) -> None:
         await store.add_labels(session.uid, a_request(), "ann", labels([1, 2, 3], b"y"))
     behind = await store.claim(session.uid, a_claim([9]))
     assert isinstance(behind, Behind)
-    assert [entry.position for entry in behind.entries] == list(range(1, 12))
+    assert [entry.offset for entry in behind.entries] == list(range(1, 12))
     log = await store.log(session.uid, 0, 1_000)
     assert log.entries == behind.entries
-    assert [entry.position for entry in (await store.log(session.uid, 2, 7)).entries] == list(
+    assert [entry.offset for entry in (await store.log(session.uid, 2, 7)).entries] == list(
         range(3, 10)
     )
     granted = await store.claim(session.uid, a_claim([9], min_revision=0))
     assert isinstance(granted, Granted)
-    assert [entry.position for entry in granted.entries] == list(range(1, 13))
+    assert [entry.offset for entry in granted.entries] == list(range(1, 13))
 
 
 async def test_rewound_log_is_noticed(store: RedisStore) -> None:
@@ -264,13 +264,13 @@ async def test_rewound_log_is_noticed(store: RedisStore) -> None:
     now = await a_view(store, session)
     first = (await store.log(session.uid, 1, 1)).entries[0]
     assert isinstance(first, LabelsEntry)
-    old = ViewKey(first.position, first.position, first.nonce, 1)
+    old = ViewKey(first.offset, first.offset, first.nonce, 1)
     views = {
-        "newest, other nonce": ViewKey(now.position, now.revision, b"another!", 1),
-        "older, other nonce": ViewKey(old.position, old.revision, b"another!", 1),
-        "no labels there": ViewKey(now.position, 1, b"another!", 1),
-        "beyond the log": ViewKey(now.position + 1, now.revision, now.nonce, 1),
-        "beyond the labels": ViewKey(now.position, now.revision + 1, now.nonce, 1),
+        "newest, other nonce": ViewKey(now.offset, now.revision, b"another!", 1),
+        "older, other nonce": ViewKey(old.offset, old.revision, b"another!", 1),
+        "no labels there": ViewKey(now.offset, 1, b"another!", 1),
+        "beyond the log": ViewKey(now.offset + 1, now.revision, now.nonce, 1),
+        "beyond the labels": ViewKey(now.offset, now.revision + 1, now.nonce, 1),
     }
     for why, view in views.items():
         for min_revision in (None, 0, view.revision):
@@ -511,7 +511,7 @@ async def test_only_the_head_of_the_newest_labels_is_kept(store: RedisStore) -> 
     now = await store.read(session.session_id)
     key = head_key(now.revision, now.nonce, now.config_version)
     await store.publish_head(uid, key, b"head")
-    assert (await store.log(uid, now.position, 0)).head == b"head"
+    assert (await store.log(uid, now.offset, 0)).head == b"head"
     await store.publish_head(uid, head_key(0, b"", 1), b"old")
     await store.publish_head(uid, key, b"x" * (1 << 20) + b"x")
     assert (await store.log(uid, 0, 100)).head == b"head"

@@ -59,8 +59,8 @@ async def test_all_labels_of_racing_annotators_are_in_the_log(every_redis_url: s
             )
             if isinstance(answer, Behind):
                 newest = [e for e in answer.entries if isinstance(e, LabelsEntry)][-1]
-                position = answer.entries[-1].position
-                view = ViewKey(position, newest.position, newest.nonce, 1)
+                offset = answer.entries[-1].offset
+                view = ViewKey(offset, newest.offset, newest.nonce, 1)
                 answer = await store.claim(
                     session.uid,
                     a_claim(range(ITEMS), annotator, size=5, view=view, min_revision=view.revision),
@@ -77,7 +77,7 @@ async def test_all_labels_of_racing_annotators_are_in_the_log(every_redis_url: s
     done = await asyncio.gather(*map(work, range(ANNOTATORS)))
     assert sum(done) == ITEMS
     log = await stores[1].log(session.uid, 0, 10_000)
-    assert [entry.position for entry in log.entries] == list(range(1, len(log.entries) + 1))
+    assert [entry.offset for entry in log.entries] == list(range(1, len(log.entries) + 1))
     logged = Counter(row for e in log.entries if isinstance(e, LabelsEntry) for row in e.rows)
     assert logged == Counter(range(ITEMS))
     assert await stores[0].leases(session.uid) == []

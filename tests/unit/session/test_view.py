@@ -27,7 +27,7 @@ CONFIG = complete(SessionConfig("p", "v", Task.BINARY, ()))
 
 
 class Log:
-    """Entries at rising positions."""
+    """Entries at rising offsets."""
 
     def __init__(self, config: SessionConfig = CONFIG) -> None:
         self.entries: list[Entry] = []

@@ -65,7 +65,7 @@ async def _replay(session: str, paths: list[Path], state: str | None, data_dir: 
     typer.echo(f"{report.batches} batches, {report.picks} picks replayed")
     for difference in report.differences:
         typer.secho(
-            f"log entry {difference.position}: granted rows {difference.granted}, "
+            f"log entry {difference.offset}: granted rows {difference.granted}, "
             f"replayed {difference.replayed}",
             fg="red",
             err=True,

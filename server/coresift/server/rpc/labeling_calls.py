@@ -12,8 +12,9 @@ from coresift.server.head import Task
 from coresift.server.pool.pool import Pool
 from coresift.server.rpc import checks, encode
 from coresift.server.rpc.services import Services, reconfigured
+from coresift.server.session.batches import Ask, Batch
 from coresift.server.session.config import SessionConfig
-from coresift.server.session.labeling import Ask, Batch, check_distinct
+from coresift.server.session.labeling import check_distinct
 from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets
 from coresift.server.session.live import LiveSession
 from coresift.server.session.tokens import SALT_BYTES, is_lease_token, lease_token
@@ -39,7 +40,7 @@ class LabelingCalls:
         )
 
         async def lease(live: LiveSession) -> pb.NextBatchResponse:
-            batch = await self.services.labeling.next_batch(live, ask)
+            batch = await self.services.batches.next(live, ask)
             if batch.config_version not in live.view.configs:  # another replica answered first
                 await reconfigured(live)
             return _batch(batch, request.include_metadata)
@@ -159,14 +160,12 @@ class LabelingCalls:
             if len(answer.labels) + len(entry.item_ids) > checks.MAX_LABELS:
                 yield answer
                 answer = pb.ListLabelsResponse()
-            answer.basis.CopyFrom(
-                encode.basis(live.config, live.view.config_version, entry.position)
-            )
+            answer.basis.CopyFrom(encode.basis(live.config, live.view.config_version, entry.offset))
             for item_id, value, outcome in zip(
                 entry.item_ids, entry.values, entry.outcomes, strict=True
             ):
                 answer.labels.add(
-                    revision=entry.position,
+                    revision=entry.offset,
                     annotator=entry.annotator,
                     label=encode.label(live.config, item_id, value),
                     outcome=pb.LabelOutcome.ValueType(outcome),

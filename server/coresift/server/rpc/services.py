@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from coresift.server.errors import CoresiftError, Reason
+from coresift.server.session.batches import Batches
 from coresift.server.session.coreset_jobs import CoresetJobs
 from coresift.server.session.labeling import Labeling
 from coresift.server.session.lifecycle import Lifecycle
@@ -29,6 +30,7 @@ class Services:
     pools: Pools
     sessions: LiveSessions
     lifecycle: Lifecycle
+    batches: Batches
     labeling: Labeling
     modelling: Modelling
     signals: Signals

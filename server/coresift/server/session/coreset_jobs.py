@@ -11,7 +11,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
 
@@ -28,6 +28,13 @@ from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
 from coresift.server.pool.failures import Cancelled
 from coresift.server.session.coreset_plans import JobSpec, Ordered, Planner, Work
+from coresift.server.session.coreset_records import (
+    Summary,
+    job_cancelled,
+    pack_job,
+    same_job,
+    unpack_job,
+)
 from coresift.server.session.requests import Requests
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import ANSWER_MS, Request, Store
@@ -40,17 +47,6 @@ ATTENDED_MS = 3_000
 PATIENCE_S = 60.0
 POLL_S = 0.5
 """How often a stream says something, and looks at a job of another replica."""
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """How a job ended well."""
-
-    count: int
-    covering_radius: float | None
-    seconds: dict[str, float]
-    uri: str
-    content_hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +108,12 @@ class CoresetJobs:
         if document is None:
             spec = await self._planner.first(ordered)
             document = await self._store.put_document(
-                "jobs", job_id, _write(spec, "running", None), replaces=None, ttl_ms=ANSWER_MS
+                "jobs", job_id, pack_job(spec, "running", None), replaces=None, ttl_ms=ANSWER_MS
             )
             if not document:
                 return spec
         # It is there, perhaps since a moment ago.
-        return _same_job(ordered.request, document)
+        return same_job(ordered.request, document)
 
     async def attach(self, spec: JobSpec, ordered: Ordered) -> AsyncGenerator[Progress | Result]:
         """Start the job or join it: progress at least every half second, then the result."""
@@ -165,9 +161,9 @@ class CoresetJobs:
         document = await self._store.get_document("jobs", job_id)
         if document is None:
             raise CoresiftError(Reason.JOB_NOT_FOUND, f"job {job_id!r} is gone")
-        _, status = _read(document)
+        _, status = unpack_job(document)
         if status == "cancelled":
-            raise _cancelled(job_id)
+            raise job_cancelled(job_id)
         if status == "running":
             return None
         summary = Summary(**msgpack.unpackb(document)["summary"])
@@ -178,7 +174,7 @@ class CoresetJobs:
 
     async def _is_over(self, job_id: str) -> bool:
         document = await self._store.get_document("jobs", job_id)
-        return document is None or _read(document)[1] != "running"
+        return document is None or unpack_job(document)[1] != "running"
 
     async def _remote_progress(self, job_id: str) -> Progress:
         owner = await self._store.get_document("owners", job_id)
@@ -236,7 +232,7 @@ class CoresetJobs:
             end = "cancelled" if job.cancelled else "abandoned"
             if job.cancelled:
                 await self._end(spec, "cancelled", None)
-                raise _cancelled(spec.job_id) from None
+                raise job_cancelled(spec.job_id) from None
             # Kept for whoever attached at the last moment, here or on another replica.
             elsewhere = await self._store.get_document("attached", spec.job_id) is not None
             if not (self._is_draining or job.lost or job.attached or elsewhere):
@@ -259,7 +255,7 @@ class CoresetJobs:
                     job.detached_at = time.monotonic()
             except CoresiftError:
                 continue  # the store is away: the work goes on, ownership lapses at worst
-            if document is not None and _read(document)[1] == "cancelled":
+            if document is not None and unpack_job(document)[1] == "cancelled":
                 job.cancelled = True
             lonely = time.monotonic() - job.detached_at > job.spec.grace_s
             if job.lost or job.cancelled or (not job.attached and job.detached_at and lonely):
@@ -296,11 +292,11 @@ class CoresetJobs:
         document = await self._store.get_document("jobs", job_id)
         if document is None:
             raise CoresiftError(Reason.JOB_NOT_FOUND, f"no core-set job {job_id!r}", field="job_id")
-        spec, status = _read(document)
+        spec, status = unpack_job(document)
         if status != "running":
             return status == "cancelled"
         ended = await self._store.put_document(
-            "jobs", job_id, _write(spec, "cancelled", None), replaces=document, ttl_ms=ANSWER_MS
+            "jobs", job_id, pack_job(spec, "cancelled", None), replaces=document, ttl_ms=ANSWER_MS
         )
         if ended is not None:
             return False  # it ended at this very moment
@@ -315,11 +311,11 @@ class CoresetJobs:
         while True:
             try:
                 running = await self._store.get_document("jobs", spec.job_id)
-                if running is not None and _read(running)[1] == "running":
+                if running is not None and unpack_job(running)[1] == "running":
                     await self._store.put_document(
                         "jobs",
                         spec.job_id,
-                        _write(spec, status, summary),
+                        pack_job(spec, status, summary),
                         replaces=running,
                         ttl_ms=ANSWER_MS,
                     )
@@ -359,33 +355,3 @@ def _select(job: _Job, work: Work) -> tuple[pa.Table, Selection, dict[str, float
     if selection.weights is not None:
         columns["weight"] = selection.weights
     return pa.table(columns), selection, seconds
-
-
-def _write(spec: JobSpec, status: str, summary: Summary | None) -> bytes:
-    content = {"spec": asdict(spec), "status": status}
-    if summary is not None:
-        content["summary"] = asdict(summary)
-    return bytes(msgpack.packb(content))
-
-
-def _read(document: bytes) -> tuple[JobSpec, str]:
-    content = msgpack.unpackb(document)
-    return JobSpec(**content["spec"]), content["status"]
-
-
-def _same_job(request: Request, document: bytes) -> JobSpec:
-    """The job of a document if this request asked for it. REQUEST_ID_REUSED, JOB_CANCELLED."""
-    spec, status = _read(document)
-    if spec.digest != request.digest:
-        raise CoresiftError(
-            Reason.REQUEST_ID_REUSED,
-            f"job {spec.job_id!r} was asked for with other parameters",
-            field="request_id",
-        )
-    if status == "cancelled":
-        raise _cancelled(spec.job_id)
-    return spec
-
-
-def _cancelled(job_id: str) -> CoresiftError:
-    return CoresiftError(Reason.JOB_CANCELLED, f"job {job_id!r} was cancelled")

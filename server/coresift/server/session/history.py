@@ -38,9 +38,9 @@ async def head_at(
     """
     config = live.view.configs.get(basis.config_version, live.config)
     view = View(config, basis.config_version)
-    while view.position < basis.revision:
-        wanted = min(PAGE, basis.revision - view.position)
-        entries = (await store.log(live.uid, view.position, wanted)).entries
+    while view.offset < basis.revision:
+        wanted = min(PAGE, basis.revision - view.offset)
+        entries = (await store.log(live.uid, view.offset, wanted)).entries
         if not entries:
             break
         for start in range(0, len(entries), APPLY_ENTRIES):

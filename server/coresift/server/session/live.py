@@ -116,15 +116,15 @@ class LiveSession:
         while self._synced_at < began:
             seen_at, view, key = time.monotonic(), self.view, self.view.key()
             with self._metrics.stage("catch_up"):
-                read = await self._store.log(self.uid, key.position, LOG_PAGE)
+                read = await self._store.log(self.uid, key.offset, LOG_PAGE)
                 is_rewound = await self._is_rewound(key, read.record)
             if view is not self.view:
                 continue  # dropped meanwhile
             if is_rewound:
                 self.rewound(view)
                 continue
-            last = read.entries[-1].position if read.entries else key.position
-            complete = last >= read.record.position
+            last = read.entries[-1].offset if read.entries else key.offset
+            complete = last >= read.record.offset
             await self.apply(view, read.entries, seen_at if complete else -np.inf)
             if view is self.view and complete:
                 self._adopt(read)
@@ -141,7 +141,7 @@ class LiveSession:
 
     async def _is_rewound(self, key: ViewKey, record: SessionRecord) -> bool:
         """Whether the log at hand is not the one that a view of ``key`` was built from."""
-        if record.position < key.position or record.revision < key.revision:
+        if record.offset < key.offset or record.revision < key.revision:
             return True
         if record.revision == key.revision:
             return record.nonce != key.nonce
@@ -319,3 +319,13 @@ def head_of(state: HeadState) -> Head:
             "negative, multiclass two classes, multilabel one class present and absent",
         )
     return state.head
+
+
+def check_reached(field: str, wanted: int, revision: int) -> None:
+    """Refuse a revision that the log does not have yet. REVISION_NOT_REACHED."""
+    if wanted > revision:
+        raise CoresiftError(
+            Reason.REVISION_NOT_REACHED,
+            f"{field} is {wanted}, the newest revision {revision}",
+            field=field,
+        )

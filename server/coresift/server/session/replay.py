@@ -1,7 +1,7 @@
 """Replay: repeats every NextBatch of a session's log and compares the picks.
 
 A grant is a function of the log: its ranking of the labels up to the revision it names, its
-proposals of the view up to the position it names, and what the store allowed of the log right
+proposals of the view up to the offset it names, and what the store allowed of the log right
 before it. A batch may be shorter than a replayed one, because a replica proposes only so many
 rows; then its picks must be the first ones.
 """
@@ -38,7 +38,7 @@ Rows = npt.NDArray[np.int32]
 class Difference:
     """A grant whose picks are not those of the replay."""
 
-    position: int
+    offset: int
     granted: tuple[int, ...]
     replayed: tuple[int, ...]
 
@@ -71,12 +71,12 @@ def replay(pools: Pools, log: Sequence[Entry]) -> Report:
     for grant in grants:
         replayed = player.picks(grant)
         if replayed[: len(grant.rows)] != grant.rows:
-            differences.append(Difference(grant.position, grant.rows, replayed))
+            differences.append(Difference(grant.offset, grant.rows, replayed))
     return Report(len(grants), sum(len(grant.rows) for grant in grants), tuple(differences))
 
 
 class _Player:
-    """Views of the log at rising positions, and the ranking of the newest revision asked for."""
+    """Views of the log at rising offsets, and the ranking of the newest revision asked for."""
 
     def __init__(self, pools: Pools, log: Sequence[Entry]) -> None:
         self._pools, self._log = pools, log
@@ -87,8 +87,8 @@ class _Player:
     def picks(self, grant: GrantEntry) -> tuple[int, ...]:
         """The rows that the replay would have granted."""
         ranking = self._ranking_of(grant)
-        seen = self._view("proposals", grant.view_position)
-        allowed = self._view("claims", grant.position - 1)
+        seen = self._view("proposals", grant.view_offset)
+        allowed = self._view("claims", grant.offset - 1)
         pool = self._pools.of_session(seen.config.pool, seen.config.pool_version)
         wanted = over_ask(grant.size)
         found = proposals(ranking, seen, grant.annotator, wanted)
@@ -105,11 +105,11 @@ class _Player:
         free = [p.row for p in found if allowed.free_for(p.row, grant.annotator)]
         return tuple(free[: grant.size])
 
-    def _view(self, use: str, position: int) -> View:
+    def _view(self, use: str, offset: int) -> View:
         view = self._views.get(use)
-        if view is None or view.position > position:
+        if view is None or view.offset > offset:
             view = self._views[use] = self._first_view()
-        view.apply(self._log[view.position : position])
+        view.apply(self._log[view.offset : offset])
         return view
 
     def _first_view(self) -> View:
@@ -121,7 +121,7 @@ class _Player:
 
     def _ranking_of(self, grant: GrantEntry) -> Ranking:
         """The ranking of the labels up to the grant's revision, under its configuration."""
-        view = self._view("rankings", self._ranked_position(grant))
+        view = self._view("rankings", self._ranked_offset(grant))
         current = self._ranking
         if current is not None:
             known = current.snapshot
@@ -137,13 +137,13 @@ class _Player:
         self._ranking = rank(pool, state, candidates)
         return self._ranking
 
-    def _ranked_position(self, grant: GrantEntry) -> int:
-        """The last position before the grant that has its revision and its configuration."""
-        position = grant.view_revision
-        for entry in self._log[position : grant.view_position]:
+    def _ranked_offset(self, grant: GrantEntry) -> int:
+        """The last offset before the grant that has its revision and its configuration."""
+        offset = grant.view_revision
+        for entry in self._log[offset : grant.view_offset]:
             if isinstance(entry, ConfigEntry) and entry.config_version <= grant.config_version:
-                position = entry.position
-        return position
+                offset = entry.offset
+        return offset
 
     def _neighbours_of(self, config: SessionConfig, rows: Rows) -> Rows:
         pool = self._pools.of_session(config.pool, config.pool_version)

@@ -1,4 +1,4 @@
-"""A replica's view of a session: the log applied up to a position, in memory."""
+"""A replica's view of a session: the log applied up to a offset, in memory."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Rows = npt.NDArray[np.int32]
 
 
 class View:
-    """Labels, leases and skips of a session at a log position. Only the event loop changes it.
+    """Labels, leases and skips of a session at a log offset. Only the event loop changes it.
 
     Attributes:
-        position, revision, nonce, config_version: the `ViewKey` of what was applied.
+        offset, revision, nonce, config_version: the `ViewKey` of what was applied.
         votes: row -> {annotator: packed label}; the inner dictionaries are never changed in
             place, so that a shallow copy is a snapshot.
         ever: rows that ever had a label, in the order of their first one.
@@ -41,7 +41,7 @@ class View:
         self.config = config
         self.config_version = config_version
         self.configs = {config_version: config}
-        self.position = 0
+        self.offset = 0
         self.revision = 0
         self.nonce = b""
         self.votes: dict[int, dict[str, bytes]] = {}
@@ -54,17 +54,17 @@ class View:
 
     def key(self) -> ViewKey:
         """What the store compares with its log."""
-        return ViewKey(self.position, self.revision, self.nonce, self.config_version)
+        return ViewKey(self.offset, self.revision, self.nonce, self.config_version)
 
     def apply(self, entries: Iterable[Entry]) -> None:
         """Apply the log's entries that follow; those already applied are passed over."""
         for entry in entries:
-            if entry.position <= self.position:
+            if entry.offset <= self.offset:
                 continue
-            if entry.position != self.position + 1:
-                raise ValueError(f"log entry {entry.position} after {self.position}")
+            if entry.offset != self.offset + 1:
+                raise ValueError(f"log entry {entry.offset} after {self.offset}")
             self._apply(entry)
-            self.position = entry.position
+            self.offset = entry.offset
 
     def _apply(self, entry: Entry) -> None:
         match entry:
@@ -102,7 +102,7 @@ class View:
             else:
                 self.under_voted.discard(row)
             self._end_lease(row, entry.annotator)
-        self.revision, self.nonce = entry.position, entry.nonce
+        self.revision, self.nonce = entry.offset, entry.nonce
 
     def _release(self, entry: ReleaseEntry) -> None:
         for row in entry.rows:

@@ -14,9 +14,9 @@ import msgpack
 
 @dataclass(frozen=True, slots=True)
 class LabelsEntry:
-    """Labels of one annotator. Carries a revision (its position) and a random nonce."""
+    """Labels of one annotator. Carries a revision (its offset) and a random nonce."""
 
-    position: int
+    offset: int
     time_ms: int
     request_id: str
     nonce: bytes
@@ -31,7 +31,7 @@ class LabelsEntry:
 class GrantEntry:
     """Leases given, and the view that the picks come from."""
 
-    position: int
+    offset: int
     time_ms: int
     request_id: str
     annotator: str
@@ -39,7 +39,7 @@ class GrantEntry:
     size: int
     """Asked for."""
     deadline_ms: int
-    view_position: int
+    view_offset: int
     view_revision: int
     config_version: int
     context: bytes
@@ -49,7 +49,7 @@ class GrantEntry:
 class ReleaseEntry:
     """Leases handed back, or items skipped or hidden."""
 
-    position: int
+    offset: int
     time_ms: int
     request_id: str
     annotator: str
@@ -61,7 +61,7 @@ class ReleaseEntry:
 class ExpiryEntry:
     """Leases whose deadline passed."""
 
-    position: int
+    offset: int
     time_ms: int
     leases: tuple[tuple[int, str], ...]
     """Row and annotator."""
@@ -71,7 +71,7 @@ class ExpiryEntry:
 class ConfigEntry:
     """A configuration that holds from here on."""
 
-    position: int
+    offset: int
     time_ms: int
     request_id: str
     config_version: int
@@ -81,21 +81,21 @@ class ConfigEntry:
 Entry = LabelsEntry | GrantEntry | ReleaseEntry | ExpiryEntry | ConfigEntry
 
 
-def unpack_entry(position: int, blob: bytes) -> Entry:
-    """The entry that stands packed at ``position`` of a log.
+def unpack_entry(offset: int, blob: bytes) -> Entry:
+    """The entry that stands packed at ``offset`` of a log.
 
     On disk ``t`` is the kind, ``m`` the time, ``q`` the request, ``a`` the annotator; the scripts
     that append an entry say what the other letters mean.
     """
     fields = msgpack.unpackb(blob, raw=True)
     unpack_kind = _KINDS[fields[b"t"]]
-    return unpack_kind(position, fields)
+    return unpack_kind(offset, fields)
 
 
-def _labels(position: int, fields: dict[bytes, Any]) -> LabelsEntry:
+def _labels(offset: int, fields: dict[bytes, Any]) -> LabelsEntry:
     rows, item_ids, values = (msgpack.unpackb(fields[key], raw=True) for key in (b"r", b"i", b"v"))
     return LabelsEntry(
-        position,
+        offset,
         fields[b"m"],
         fields[b"q"].decode(),
         fields[b"n"],
@@ -107,9 +107,9 @@ def _labels(position: int, fields: dict[bytes, Any]) -> LabelsEntry:
     )
 
 
-def _grant(position: int, fields: dict[bytes, Any]) -> GrantEntry:
+def _grant(offset: int, fields: dict[bytes, Any]) -> GrantEntry:
     return GrantEntry(
-        position,
+        offset,
         fields[b"m"],
         fields[b"q"].decode(),
         fields[b"a"].decode(),
@@ -123,9 +123,9 @@ def _grant(position: int, fields: dict[bytes, Any]) -> GrantEntry:
     )
 
 
-def _release(position: int, fields: dict[bytes, Any]) -> ReleaseEntry:
+def _release(offset: int, fields: dict[bytes, Any]) -> ReleaseEntry:
     return ReleaseEntry(
-        position,
+        offset,
         fields[b"m"],
         fields[b"q"].decode(),
         fields[b"a"].decode(),
@@ -134,15 +134,15 @@ def _release(position: int, fields: dict[bytes, Any]) -> ReleaseEntry:
     )
 
 
-def _expiry(position: int, fields: dict[bytes, Any]) -> ExpiryEntry:
+def _expiry(offset: int, fields: dict[bytes, Any]) -> ExpiryEntry:
     leases = (lease.split(b":", 1) for lease in fields[b"l"])
     return ExpiryEntry(
-        position, fields[b"m"], tuple((int(row), annotator.decode()) for row, annotator in leases)
+        offset, fields[b"m"], tuple((int(row), annotator.decode()) for row, annotator in leases)
     )
 
 
-def _config(position: int, fields: dict[bytes, Any]) -> ConfigEntry:
-    return ConfigEntry(position, fields[b"m"], fields[b"q"].decode(), fields[b"v"], fields[b"c"])
+def _config(offset: int, fields: dict[bytes, Any]) -> ConfigEntry:
+    return ConfigEntry(offset, fields[b"m"], fields[b"q"].decode(), fields[b"v"], fields[b"c"])
 
 
 _KINDS: dict[bytes, Callable[[int, dict[bytes, Any]], Entry]] = {

@@ -55,7 +55,7 @@ class LabelOperations:
             "a": claim.annotator,
             "z": claim.size,
             "l": claim.lease_ms,
-            "vp": claim.view.position,
+            "vp": claim.view.offset,
             "vr": claim.view.revision,
             "vn": claim.view.nonce,
             "vc": claim.view.config_version,
@@ -70,7 +70,7 @@ class LabelOperations:
             return Rewound()
         if kind == b"replayed":
             return granted_of(rest[0], replayed=True, entries=())
-        entries = await self._rest_of_log(uid, claim.view.position, rest[-2], rest[-1])
+        entries = await self._rest_of_log(uid, claim.view.offset, rest[-2], rest[-1])
         if kind == b"behind":
             return Behind(entries)
         return granted_of(rest[0], replayed=False, entries=entries)
@@ -168,7 +168,7 @@ class LabelOperations:
 
 
 def _unpacked(after: int, blobs: Sequence[bytes]) -> list[Entry]:
-    return [unpack_entry(position, blob) for position, blob in enumerate(blobs, after + 1)]
+    return [unpack_entry(offset, blob) for offset, blob in enumerate(blobs, after + 1)]
 
 
 def _distinct(rows: Sequence[int]) -> list[int]:

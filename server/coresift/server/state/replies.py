@@ -61,7 +61,7 @@ def checked(reply: Sequence[Any]) -> Sequence[Any]:
 
 def record_of(fields: Sequence[bytes]) -> SessionRecord:
     """The session in a script's record (``prelude.lua``: record)."""
-    session_id, uid, secret, quota, budget, config, version, revision, nonce, position, created = (
+    session_id, uid, secret, quota, budget, config, version, revision, nonce, offset, created = (
         fields
     )
     return SessionRecord(
@@ -72,7 +72,7 @@ def record_of(fields: Sequence[bytes]) -> SessionRecord:
         config_version=int(version),
         revision=int(revision),
         nonce=nonce,
-        position=int(position),
+        offset=int(offset),
         created_ms=int(created),
     )
 

@@ -74,7 +74,7 @@ class SessionRecord:
     revision: int
     nonce: bytes
     """Of the log entry at ``revision``; empty at revision 0."""
-    position: int
+    offset: int
     """Number of the newest log entry; 0 for an empty log."""
     created_ms: int
 
@@ -92,7 +92,7 @@ class Request:
 class ViewKey:
     """The state of the log that a replica has seen."""
 
-    position: int
+    offset: int
     revision: int
     nonce: bytes
     config_version: int
@@ -267,7 +267,7 @@ class Store(Protocol):
         ...
 
     async def log(self, uid: str, after: int, count: int) -> LogRead:
-        """Read up to ``count`` log entries after position ``after``."""
+        """Read up to ``count`` log entries after offset ``after``."""
         ...
 
     async def publish_head(self, uid: str, key: str, head: bytes) -> None:
