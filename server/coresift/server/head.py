@@ -20,11 +20,8 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
+from coresift.server.arrays import Bools, Float32s, Float64s
 from coresift.server.pool.canonical import row_products
-
-Float32s = npt.NDArray[np.float32]
-Float64s = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 GRADIENT_TOLERANCE = 1e-6
 """Largest gradient norm at the optimum, in units of C."""

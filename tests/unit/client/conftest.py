@@ -21,8 +21,3 @@ def reference() -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(scope="session")
-def clinc150() -> Path:
-    return TESTS / "data" / "clinc150"

@@ -61,7 +61,7 @@ class Head:
     weights: Float64
     """float64 [classes, dimension]."""
     bias: Float64
-    """float64 [classes]."""
+    """float64 [classes]. Of an unfitted class: -inf (probability 0), +inf (1), or 0 (unknown)."""
     basis: Basis
 
     def logits(self, X: npt.ArrayLike) -> Float64:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from coresift.server.arrays import Float64s, Rows
 from coresift.server.coreset.selection import Request, Selection
 from coresift.server.pool.failures import Cancelled
 from coresift.server.pool.pool import Pool
 from coresift.server.pool.rows import Block
 from coresift.server.selection.priority import random_order
-
-Rows = npt.NDArray[np.int32]
-Float64s = npt.NDArray[np.float64]
 
 FRONTIER = 1_024
 """Rows whose distances are kept exact: those that may be farthest."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from coresift.server.coreset.k_center import k_center
 from coresift.server.coreset.selection import Request, Selection
@@ -15,8 +14,6 @@ from coresift.server.pool.pool import Pool
 from coresift.server.selection.priority import priorities, random_order
 from coresift.server.selection.shortlist import fast_weights, top
 from coresift.server.selection.strategies import STRATEGIES, MaxEntropy
-
-Rows = npt.NDArray[np.int32]
 
 
 def random(pool: Pool, request: Request) -> Selection:

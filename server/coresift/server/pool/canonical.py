@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from coresift.server.pool.arrays import Doubles, Floats, Longs, Rows
+from coresift.server.arrays import Float32s, Float64s, Int64s, Rows
 
 Metric = Literal["cosine", "ip", "l2"]
 
@@ -18,7 +18,7 @@ _CHUNK = 4096
 """Rows widened at a time: float64 copies stay in the cache."""
 
 
-def row_products(X: Floats, w: Doubles) -> Doubles:
+def row_products(X: Float32s, w: Float64s) -> Float64s:
     """Inner products of rows with one vector.
 
     Args:
@@ -36,7 +36,7 @@ def row_products(X: Floats, w: Doubles) -> Doubles:
     return products
 
 
-def pair_similarities(metric: Metric, X: Floats, Q: Floats) -> Doubles:
+def pair_similarities(metric: Metric, X: Float32s, Q: Float32s) -> Float64s:
     """Similarities of the pairs (X[i], Q[i]), float32 [n, d] each, as float64 [n].
 
     Inner product; for ``l2`` the negative squared distance.
@@ -54,12 +54,12 @@ def pair_similarities(metric: Metric, X: Floats, Q: Floats) -> Doubles:
     return similarities
 
 
-def best_first(queries: Longs, rows: Rows, similarities: Doubles) -> Longs:
+def best_first(queries: Int64s, rows: Rows, similarities: Float64s) -> Int64s:
     """The order by query, then similarity from the largest, then row from the smallest."""
     return np.lexsort((rows, -similarities, queries)).astype(np.int64, copy=False)
 
 
-def product_error(metric: Metric, dimension: int, max_norm: float, norms: Doubles) -> Doubles:
+def product_error(metric: Metric, dimension: int, max_norm: float, norms: Float64s) -> Float64s:
     """How far a float32 similarity may be from the canonical one, for vectors of these norms.
 
     The bound of a float32 inner product of length d in any order of summation (Higham,

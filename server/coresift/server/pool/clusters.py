@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from coresift.server.pool.arrays import Floats, Longs, Rows
+from coresift.server.arrays import Float32s, Int64s, Rows
 from coresift.server.pool.canonical import Metric
 from coresift.server.pool.rows import Block, VectorRows
 from coresift.server.pool.search import exact_search
@@ -23,7 +23,7 @@ _PROBE_NEIGHBOURS = 100
 _RECALL = 0.99
 
 
-def train_centroids(pool: VectorRows) -> Floats:
+def train_centroids(pool: VectorRows) -> Float32s:
     """About sqrt(N) centroids, float32 [clusters, d], of a fixed sample of the rows.
 
     Unit vectors on cosine pools. The same rows give the same centroids.
@@ -48,8 +48,8 @@ def train_centroids(pool: VectorRows) -> Floats:
 
 
 def assign(
-    pool: VectorRows, centroids: Floats, done: Callable[[int], None] | None = None
-) -> tuple[Rows, Floats]:
+    pool: VectorRows, centroids: Float32s, done: Callable[[int], None] | None = None
+) -> tuple[Rows, Float32s]:
     """The nearest centroid of each row, int32 [N], and the squared distance, float32 [N]."""
     clusters = np.empty(pool.items, np.int32)
     distances = np.empty(pool.items, np.float32)
@@ -74,7 +74,7 @@ def assign(
     return clusters, distances
 
 
-def typical_rows(clusters: Rows, distances: Floats) -> Rows:
+def typical_rows(clusters: Rows, distances: Float32s) -> Rows:
     """Typical rows of distinct clusters, at most 20,000, int32.
 
     Clusters by size (largest first); of each the member nearest to its centroid, then the
@@ -92,7 +92,7 @@ def typical_rows(clusters: Rows, distances: Floats) -> Rows:
     return rows[order].astype(np.int32)
 
 
-def centroid_rows(centroids: Floats, metric: Metric) -> VectorRows:
+def centroid_rows(centroids: Float32s, metric: Metric) -> VectorRows:
     """The centroids as rows of their own that can be searched."""
     norms = np.sqrt(np.einsum("ij,ij->i", centroids, centroids))
     segment = Segment(0, centroids, norms if metric == "l2" else None, None, unit=False)
@@ -113,5 +113,5 @@ def probes_for_recall(pool: VectorRows, centroids: VectorRows, clusters: Rows) -
     place = np.empty((count, centroids.items), np.int64)
     np.put_along_axis(place, ranking.astype(np.int64), np.arange(centroids.items)[None, :], axis=1)
     depth = np.take_along_axis(place, clusters[neighbours].astype(np.int64), axis=1)
-    others: Longs = np.sort(depth[neighbours != sample[:, None]])
+    others: Int64s = np.sort(depth[neighbours != sample[:, None]])
     return int(others[math.ceil(_RECALL * len(others)) - 1]) + 1

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from coresift.server.pool.arrays import Floats, Longs
+from coresift.server.arrays import Float32s, Int64s
 from coresift.server.pool.canonical import Metric
 from coresift.server.pool.segment import Segment
 from coresift.server.pool.widen import scratch, widen
@@ -21,17 +21,17 @@ class Compute(Protocol):
     spread: bool
     """Whether blocks may be worked on by several threads at once."""
 
-    def vectors(self, start: int, stop: int) -> Floats:
+    def vectors(self, start: int, stop: int) -> Float32s:
         """Vectors of the slots [start, stop), float32 [m, d]."""
         ...
 
-    def product(self, start: int, stop: int, matrix: Floats) -> Floats:
+    def product(self, start: int, stop: int, matrix: Float32s) -> Float32s:
         """Vectors times ``matrix`` [d, c]: float32 [m, c]."""
         ...
 
     def nearest(
-        self, start: int, stop: int, queries: Floats, k: int, floor: Floats, slack: Floats
-    ) -> tuple[Longs, Longs, Floats]:
+        self, start: int, stop: int, queries: Float32s, k: int, floor: Float32s, slack: Float32s
+    ) -> tuple[Int64s, Int64s, Float32s]:
         """Pairs (query, slot, similarity) that may belong to the k nearest of a query.
 
         Holds at least every pair whose similarity reaches the query's ``floor`` and the k-th
@@ -50,22 +50,22 @@ class HostCompute:
         self._segment = segment
         self._metric = metric
 
-    def vectors(self, start: int, stop: int) -> Floats:
+    def vectors(self, start: int, stop: int) -> Float32s:
         vectors = widen(self._segment.stored[start:stop])
         if self._segment.unit and self._segment.norms is not None:
             vectors /= self._segment.norms[start:stop, None]
         return vectors
 
-    def product(self, start: int, stop: int, matrix: Floats) -> Floats:
+    def product(self, start: int, stop: int, matrix: Float32s) -> Float32s:
         segment = self._segment
-        products: Floats = self._raw(start, stop) @ matrix
+        products: Float32s = self._raw(start, stop) @ matrix
         if segment.unit and segment.norms is not None:
             products /= segment.norms[start:stop, None]
         return products
 
     def nearest(
-        self, start: int, stop: int, queries: Floats, k: int, floor: Floats, slack: Floats
-    ) -> tuple[Longs, Longs, Floats]:
+        self, start: int, stop: int, queries: Float32s, k: int, floor: Float32s, slack: Float32s
+    ) -> tuple[Int64s, Int64s, Float32s]:
         similarities = self._similarities(start, stop, queries)
         wanted = similarities >= floor[:, None]
         slots = stop - start
@@ -76,9 +76,9 @@ class HostCompute:
         query, slot = np.divmod(flat, slots)
         return query, slot + start, similarities.ravel()[flat]
 
-    def _similarities(self, start: int, stop: int, queries: Floats) -> Floats:
+    def _similarities(self, start: int, stop: int, queries: Float32s) -> Float32s:
         segment = self._segment
-        similarities: Floats = queries @ self._raw(start, stop).T
+        similarities: Float32s = queries @ self._raw(start, stop).T
         if segment.norms is None:
             return similarities
         if self._metric == "l2":
@@ -89,7 +89,7 @@ class HostCompute:
             similarities /= segment.norms[start:stop]
         return similarities
 
-    def _raw(self, start: int, stop: int) -> Floats:
+    def _raw(self, start: int, stop: int) -> Float32s:
         stored = self._segment.stored[start:stop]
         if stored.dtype == np.float32:
             return widen(stored)

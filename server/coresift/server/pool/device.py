@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from coresift.server.arrays import Float32s, Int64s, Stored
 from coresift.server.errors import StartError
-from coresift.server.pool.arrays import Floats, Longs, Stored
 from coresift.server.pool.canonical import Metric
 from coresift.server.pool.compute import Compute, HostCompute
 from coresift.server.pool.segment import Segment
@@ -84,7 +84,7 @@ class DeviceCompute:
                 "use --device cpu"
             ) from None
 
-    def vectors(self, start: int, stop: int) -> Floats:
+    def vectors(self, start: int, stop: int) -> Float32s:
         if self._device.type == "cpu":
             vectors = _download(self._rows[start:stop].float())
         else:
@@ -93,15 +93,15 @@ class DeviceCompute:
             vectors /= self._segment.norms[start:stop, None]
         return vectors
 
-    def product(self, start: int, stop: int, matrix: Floats) -> Floats:
+    def product(self, start: int, stop: int, matrix: Float32s) -> Float32s:
         products = self._rows[start:stop].float() @ self._upload(matrix)
         if self._segment.unit and self._norms is not None:
             products /= self._norms[start:stop, None]
         return _download(products)
 
     def nearest(
-        self, start: int, stop: int, queries: Floats, k: int, floor: Floats, slack: Floats
-    ) -> tuple[Longs, Longs, Floats]:
+        self, start: int, stop: int, queries: Float32s, k: int, floor: Float32s, slack: Float32s
+    ) -> tuple[Int64s, Int64s, Float32s]:
         import torch
 
         similarities = self._similarities(start, stop, self._upload(queries))
@@ -141,12 +141,12 @@ class DeviceCompute:
             )
         return rows
 
-    def _upload(self, array: Floats) -> torch.Tensor:
+    def _upload(self, array: Float32s) -> torch.Tensor:
         import torch
 
         return torch.tensor(array, dtype=torch.float32, device=self._device)
 
 
-def _download(tensor: torch.Tensor) -> Floats:
-    array: Floats = tensor.cpu().numpy()
+def _download(tensor: torch.Tensor) -> Float32s:
+    array: Float32s = tensor.cpu().numpy()
     return array

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from coresift.server.arrays import Float32s, Rows
 from coresift.server.pool import layout
-from coresift.server.pool.arrays import Floats, Rows
 from coresift.server.pool.clusters import (
     assign,
     centroid_rows,
@@ -51,7 +51,7 @@ def finish(directory: Path, draft: Manifest, parent: Pool | None, report: Progre
 
 def _cluster(
     directory: Path, draft: Manifest, parent: Pool | None, report: Progress
-) -> tuple[Rows, Floats]:
+) -> tuple[Rows, Float32s]:
     number = len(draft.segments) - 1
     segment = replace(open_segment(directory, replace(draft, index="flat"), number), first=0)
     rows = VectorRows([segment], draft.metric, draft.max_norm)

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from coresift.server.arrays import Bytes, Hashes, Int64s, Rows
 from coresift.server.errors import CoresiftError, Reason, StartError
 from coresift.server.pool import layout
-from coresift.server.pool.arrays import Bytes, Hashes, Longs, Rows
 from coresift.server.pool.segment import map_array
 from coresift.server.pool.strings import PADDING, from_layout, hash_strings, to_layout, to_numpy
 
@@ -36,7 +36,7 @@ def write_ids(directory: Path, ids: pa.LargeStringArray) -> None:
 class ItemIds:
     """The ids of a pool's rows."""
 
-    def __init__(self, data: Bytes, offsets: Longs, hashes: Hashes, order: Rows) -> None:
+    def __init__(self, data: Bytes, offsets: Int64s, hashes: Hashes, order: Rows) -> None:
         self._offsets = offsets
         self._hashes = hashes
         self._order = order
@@ -59,11 +59,11 @@ class ItemIds:
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
-    def rows_of(self, ids: Sequence[str]) -> Longs:
+    def rows_of(self, ids: Sequence[str]) -> Int64s:
         """Rows of item ids, int64 [n]; -1 where the pool has no such id."""
         return self.rows_of_strings(_encode(ids))
 
-    def rows_of_strings(self, wanted: pa.LargeStringArray) -> Longs:
+    def rows_of_strings(self, wanted: pa.LargeStringArray) -> Int64s:
         """As `rows_of`, for an Arrow array without nulls."""
         hashes = hash_strings(*to_layout(wanted))
         rows = np.full(len(wanted), -1, np.int64)

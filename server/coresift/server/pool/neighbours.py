@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from coresift.server.pool.arrays import Rows
+from coresift.server.arrays import Rows
 from coresift.server.pool.rows import VectorRows
 from coresift.server.pool.search import QUERY_ROWS, Shortlist, exact_search, scan_all
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from coresift.server.arrays import Float32s, Float64s, Rows
 from coresift.server.errors import CoresiftError, Reason, StartError
 from coresift.server.pool import layout
-from coresift.server.pool.arrays import Doubles, Floats, Rows
 from coresift.server.pool.checksums import FileChecksum, check_all, check_sample, read_checksums
 from coresift.server.pool.clusters import centroid_rows
 from coresift.server.pool.ids import ItemIds
@@ -38,11 +38,11 @@ class Pool:
         segments = [open_segment(directory, manifest, i) for i in range(len(manifest.segments))]
         self._vectors = VectorRows(segments, manifest.metric, manifest.max_norm, device)
         shape = (manifest.clusters, manifest.dimension)
-        self.centroids: Floats = map_array(directory / layout.CENTROIDS, np.float32, shape)
+        self.centroids: Float32s = map_array(directory / layout.CENTROIDS, np.float32, shape)
         """float32 [clusters, d]."""
         self.clusters: Rows = _read_only(map_array(directory / layout.CLUSTERS, np.int32, (n,)))
         """int32 [N]: the cluster of each row."""
-        self.distances: Floats = _read_only(
+        self.distances: Float32s = _read_only(
             map_array(directory / layout.DISTANCES, np.float32, (n,))
         )
         """float32 [N]: squared distance of each row to its centroid."""
@@ -90,7 +90,9 @@ class Pool:
         """The largest norm of a row; 1 on cosine pools."""
         return self.manifest.max_norm
 
-    def search(self, vectors: Floats, k: int, *, stop: Stop | None = None) -> tuple[Rows, Doubles]:
+    def search(
+        self, vectors: Float32s, k: int, *, stop: Stop | None = None
+    ) -> tuple[Rows, Float64s]:
         """Nearest rows of vectors, by similarity from the largest, then row from the smallest.
 
         Args:
@@ -127,7 +129,7 @@ class Pool:
         found, _ = self.search(vectors, count + 1, stop=stop)
         return without_self(found, own)
 
-    def fetch(self, rows: npt.NDArray[np.integer]) -> Floats:
+    def fetch(self, rows: npt.NDArray[np.integer]) -> Float32s:
         """Vectors of rows, float32 [n, d], a copy. IndexError for a row that does not exist."""
         return self._vectors.fetch(np.asarray(rows))
 
@@ -138,7 +140,7 @@ class Pool:
         """
         return self._vectors.scan(visit, stop=stop)
 
-    def normalise(self, vectors: npt.ArrayLike, *, field: str = "vectors") -> Floats:
+    def normalise(self, vectors: npt.ArrayLike, *, field: str = "vectors") -> Float32s:
         """Vectors from outside as the metric demands them, float32 [n, d]; cosine: unit rows.
 
         Raises:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from coresift.server.pool.arrays import Doubles, Floats, Longs, Rows
+from coresift.server.arrays import Float32s, Float64s, Int64s, Rows
 from coresift.server.pool.canonical import Metric, pair_similarities, product_error
 from coresift.server.pool.compute import Compute
 from coresift.server.pool.device import compute_for
@@ -32,27 +32,27 @@ class Block:
         self._start = start
         self._stop = stop
         rows = segment.rows_at(start, stop)
-        self._order: Longs | None = None
+        self._order: Int64s | None = None
         if segment.maps is not None:
             self._order = np.argsort(rows)
             rows = rows[self._order]
         self.rows: Rows = rows
         """int32 [m], ascending."""
 
-    def product(self, matrix: Floats) -> Floats:
+    def product(self, matrix: Float32s) -> Float32s:
         """The rows' vectors times a float32 [d, c] matrix: float32 [m, c].
 
         Computed where the block lives; within `product_error` of the exact product.
         """
         return self._in_row_order(self._compute.product(self._start, self._stop, matrix))
 
-    def vectors(self) -> Floats:
+    def vectors(self) -> Float32s:
         """The rows' vectors, float32 [m, d], read-only: they may be the mapped rows themselves."""
         vectors = self._in_row_order(self._compute.vectors(self._start, self._stop))
         vectors.flags.writeable = False
         return vectors
 
-    def _in_row_order(self, array: Floats) -> Floats:
+    def _in_row_order(self, array: Float32s) -> Float32s:
         return array if self._order is None else array[self._order]
 
 
@@ -74,7 +74,7 @@ class VectorRows:
         self.dimension = int(segments[0].stored.shape[1])
         self._firsts = np.array([segment.first for segment in segments])
 
-    def fetch(self, rows: npt.NDArray[Any]) -> Floats:
+    def fetch(self, rows: npt.NDArray[Any]) -> Float32s:
         """Vectors of rows, float32 [n, d]. IndexError for a row that does not exist."""
         if len(rows) and not (rows.min() >= 0 and rows.max() < self.items):
             raise IndexError(f"rows must be 0..{self.items - 1}")
@@ -110,7 +110,7 @@ class VectorRows:
         for start in range(0, items, step):
             yield start, min(items, start + step)
 
-    def similarities(self, rows: Rows, vectors: Floats, which: npt.NDArray[Any]) -> Doubles:
+    def similarities(self, rows: Rows, vectors: Float32s, which: npt.NDArray[Any]) -> Float64s:
         """Canonical similarities of pairs (rows[i], vectors[which[i]]), float64 [n]."""
         result = np.empty(len(rows), np.float64)
         for start in range(0, len(rows), _PAIRS):
@@ -119,7 +119,7 @@ class VectorRows:
             result[start:end] = pair_similarities(self.metric, *pairs)
         return result
 
-    def error(self, vectors: Floats) -> Doubles:
+    def error(self, vectors: Float32s) -> Float64s:
         """Bound on the error of a block's similarities to each vector, float64 [q]."""
         wide = vectors.astype(np.float64)
         norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))

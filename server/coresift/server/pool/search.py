@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from coresift.server.pool.arrays import Doubles, Floats, Longs, Rows
+from coresift.server.arrays import Float32s, Float64s, Int64s, Rows
 from coresift.server.pool.canonical import best_first
 from coresift.server.pool.compute import Compute
 from coresift.server.pool.parallel import in_order
@@ -31,21 +31,21 @@ class Shortlist:
     k-th best so far: a true neighbour can be no lower.
     """
 
-    def __init__(self, pool: VectorRows, vectors: Floats, k: int) -> None:
+    def __init__(self, pool: VectorRows, vectors: Float32s, k: int) -> None:
         self._pool = pool
         self._vectors = vectors
         self._k = k
         error = pool.error(vectors)
-        self.slack: Floats = _up(2 * error)
+        self.slack: Float32s = _up(2 * error)
         self._error = error
-        self.floor: Floats = np.full(len(vectors), -np.inf, np.float32)
+        self.floor: Float32s = np.full(len(vectors), -np.inf, np.float32)
         self._queries = [np.empty(0, np.int64)]
         self._rows = [np.empty(0, np.int32)]
         self._values = [np.empty(0, np.float32)]
         self._size = 0
         self._limit = 3 * k * len(vectors) // 2
 
-    def add(self, queries: Longs, rows: Rows, values: Floats) -> None:
+    def add(self, queries: Int64s, rows: Rows, values: Float32s) -> None:
         """Consider pairs; each pair may come once."""
         self._queries.append(queries)
         self._rows.append(rows)
@@ -54,7 +54,7 @@ class Shortlist:
         if self._size > self._limit:
             self._prune()
 
-    def best(self) -> tuple[Longs, Rows, Doubles]:
+    def best(self) -> tuple[Int64s, Rows, Float64s]:
         """The k nearest of each query (fewer if fewer were added), canonical: query, row,
         similarity."""
         self._prune()
@@ -79,7 +79,7 @@ class Shortlist:
         self._set(queries[keep], rows[keep], values[keep])
 
     def _prune_exactly(
-        self, query: int, queries: Longs, rows: Rows, keep: np.typing.NDArray[np.bool_]
+        self, query: int, queries: Int64s, rows: Rows, keep: np.typing.NDArray[np.bool_]
     ) -> None:
         mine = np.flatnonzero((queries == query) & keep)
         exact = self._pool.similarities(rows[mine], self._vectors, queries[mine])
@@ -90,15 +90,15 @@ class Shortlist:
         lowest = np.nextafter(lowest, np.float32(-np.inf))
         self.floor[query] = max(self.floor[query], lowest)
 
-    def _set(self, queries: Longs, rows: Rows, values: Floats) -> None:
+    def _set(self, queries: Int64s, rows: Rows, values: Float32s) -> None:
         self._queries, self._rows, self._values = [queries], [rows], [values]
         self._size = len(rows)
         self._limit = self._size + self._k * len(self._vectors) // 2
 
 
 def exact_search(
-    pool: VectorRows, vectors: Floats, k: int, stop: Stop | None = None
-) -> tuple[Rows, Doubles]:
+    pool: VectorRows, vectors: Float32s, k: int, stop: Stop | None = None
+) -> tuple[Rows, Float64s]:
     """The k nearest rows of each vector among all rows.
 
     Args:
@@ -124,7 +124,7 @@ def exact_search(
 
 def scan_all(
     pool: VectorRows,
-    batch: Floats,
+    batch: Float32s,
     k: int,
     shortlist: Shortlist,
     stop: Stop | None = None,
@@ -141,7 +141,7 @@ def scan_all(
             step: int = step,
             items: int = segment.items,
             compute: Compute = compute,
-        ) -> tuple[Longs, Longs, Floats]:
+        ) -> tuple[Int64s, Int64s, Float32s]:
             check(stop)
             # The floor may rise meanwhile: an older one only lets a few more pairs through.
             end = min(items, start + step)
@@ -158,10 +158,10 @@ def list_search(
     pool: VectorRows,
     centroids: VectorRows,
     probes: int,
-    vectors: Floats,
+    vectors: Float32s,
     k: int,
     stop: Stop | None = None,
-) -> tuple[Rows, Doubles]:
+) -> tuple[Rows, Float64s]:
     """As `exact_search`, but only among the rows of each vector's nearest ``probes`` lists.
 
     Lists are chosen in canonical order, so the answer of a vector does not depend on its
@@ -189,7 +189,7 @@ def list_search(
 
 
 def _visit_list(
-    pool: VectorRows, batch: Floats, k: int, shortlist: Shortlist, number: int, askers: Longs
+    pool: VectorRows, batch: Float32s, k: int, shortlist: Shortlist, number: int, askers: Int64s
 ) -> None:
     for segment, compute in zip(pool.segments, pool.computes, strict=True):
         if segment.maps is None:
@@ -203,7 +203,7 @@ def _visit_list(
         shortlist.add(askers[queries], _rows_of(segment, slots), values)
 
 
-def _by_list(nearest: Rows) -> Iterator[tuple[int, Longs]]:
+def _by_list(nearest: Rows) -> Iterator[tuple[int, Int64s]]:
     """Each list that is probed, with the queries that probe it."""
     order = np.argsort(nearest, axis=None, kind="stable")
     numbers, starts = np.unique(nearest.ravel()[order], return_index=True)
@@ -213,15 +213,15 @@ def _by_list(nearest: Rows) -> Iterator[tuple[int, Longs]]:
         yield int(number), queries
 
 
-def _rows_of(segment: Segment, slots: Longs) -> Rows:
+def _rows_of(segment: Segment, slots: Int64s) -> Rows:
     rows = slots if segment.maps is None else segment.maps.slot_rows[slots]
     return (rows + segment.first).astype(np.int32)
 
 
-def _rank(groups: Longs) -> Longs:
+def _rank(groups: Int64s) -> Int64s:
     """Place of each element among its equals, for sorted ``groups``."""
     return np.arange(len(groups)) - np.searchsorted(groups, groups)
 
 
-def _up(values: Doubles) -> Floats:
+def _up(values: Float64s) -> Float32s:
     return np.nextafter(values.astype(np.float32), np.float32(np.inf))

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from coresift.server.arrays import Float32s, Int64s, Rows, Stored
 from coresift.server.pool import layout
-from coresift.server.pool.arrays import Floats, Longs, Rows, Stored
 from coresift.server.pool.manifest import Manifest
 from coresift.server.pool.widen import widen
 
@@ -26,7 +26,7 @@ class SlotMaps:
 
     slot_rows: Rows
     row_slots: Rows
-    lists: Longs
+    lists: Int64s
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Segment:
 
     first: int
     stored: Stored
-    norms: Floats | None
+    norms: Float32s | None
     """Of the stored rows, in slot order; None where nothing needs them."""
     maps: SlotMaps | None
     unit: bool
@@ -45,7 +45,7 @@ class Segment:
     def items(self) -> int:
         return len(self.stored)
 
-    def take(self, rows: npt.NDArray[Any]) -> Floats:
+    def take(self, rows: npt.NDArray[Any]) -> Float32s:
         """Vectors of rows of this segment, float32 [n, d], a copy."""
         slots = rows if self.maps is None else self.maps.row_slots[rows]
         vectors = widen(self.stored[slots])

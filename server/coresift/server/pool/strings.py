@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from coresift.server.pool.arrays import Bytes, Hashes, Longs
+from coresift.server.arrays import Bytes, Hashes, Int64s
 
 PADDING = 8
 """Zero bytes after the last string, so that its last word can be read whole."""
@@ -16,7 +16,7 @@ PADDING = 8
 _CHUNK = 2**18
 
 
-def from_layout(data: Bytes, offsets: Longs) -> pa.LargeStringArray:
+def from_layout(data: Bytes, offsets: Int64s) -> pa.LargeStringArray:
     """The strings data[offsets[i] : offsets[i + 1]], without a copy."""
     memory: list[Any] = [offsets, data]
     buffers = [None, *map(pa.py_buffer, memory)]
@@ -24,7 +24,7 @@ def from_layout(data: Bytes, offsets: Longs) -> pa.LargeStringArray:
     return cast("pa.LargeStringArray", array)
 
 
-def to_layout(strings: pa.LargeStringArray) -> tuple[Bytes, Longs]:
+def to_layout(strings: pa.LargeStringArray) -> tuple[Bytes, Int64s]:
     """Bytes, padded, and int64 offsets from 0 of an array without nulls."""
     buffers: list[Any] = strings.buffers()
     if len(strings) == 0:
@@ -45,7 +45,7 @@ def to_numpy(array: Any) -> npt.NDArray[Any]:
     return np.asarray(array.to_numpy(zero_copy_only=False))
 
 
-def hash_strings(data: Bytes, offsets: Longs) -> Hashes:
+def hash_strings(data: Bytes, offsets: Int64s) -> Hashes:
     """64-bit hashes of strings in (padded) Arrow layout, uint64 [n].
 
     Eight bytes at a time over all strings of a chunk. Not keyed: whoever finds equal hashes

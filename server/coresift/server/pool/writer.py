@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from coresift.server.arrays import Float64s, Int64s, Rows
 from coresift.server.pool import layout
-from coresift.server.pool.arrays import Doubles, Longs, Rows
 from coresift.server.pool.canonical import Metric
 from coresift.server.pool.failures import BuildError
 from coresift.server.pool.manifest import Dtype
@@ -77,7 +77,7 @@ def sort_into_lists(directory: Path, number: int, clusters: Rows, count: int) ->
     row_slots = np.empty_like(slot_rows)
     row_slots[slot_rows] = np.arange(len(slot_rows), dtype=np.int32)
     sizes = np.bincount(clusters, minlength=count)
-    lists: Longs = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    lists: Int64s = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     maps = SlotMaps(slot_rows, row_slots, lists)
     maps.slot_rows.tofile(directory / layout.slot_rows(number))
     maps.row_slots.tofile(directory / layout.row_slots(number))
@@ -98,7 +98,7 @@ def _reorder(path: Path, slot_rows: Rows) -> None:
 
 
 def _narrow(
-    wide: Doubles, dtype: Dtype, first: int, ids: pa.LargeStringArray
+    wide: Float64s, dtype: Dtype, first: int, ids: pa.LargeStringArray
 ) -> npt.NDArray[np.float16] | npt.NDArray[np.float32]:
     with np.errstate(over="ignore"):
         kept = wide.astype(np.float16) if dtype == "float16" else wide.astype(np.float32)
@@ -108,13 +108,15 @@ def _narrow(
     return kept
 
 
-def _norms(kept: npt.NDArray[Any]) -> Doubles:
+def _norms(kept: npt.NDArray[Any]) -> Float64s:
     wide = kept.astype(np.float64)
-    norms: Doubles = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+    norms: Float64s = np.sqrt(np.einsum("ij,ij->i", wide, wide))
     return norms
 
 
-def _require_usable(lengths: Doubles, metric: Metric, first: int, ids: pa.LargeStringArray) -> None:
+def _require_usable(
+    lengths: Float64s, metric: Metric, first: int, ids: pa.LargeStringArray
+) -> None:
     _refuse(~np.isfinite(lengths), "holds NaN or infinity", first, ids)
     if metric == "cosine":
         _refuse(lengths == 0, "is a zero vector, which has no cosine", first, ids)

@@ -7,7 +7,7 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-Rows = npt.NDArray[np.int32]
+from coresift.server.arrays import Rows
 
 
 def priorities(seed: int, purpose: str, rows: Rows) -> npt.NDArray[np.float64]:

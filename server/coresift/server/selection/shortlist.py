@@ -13,12 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from coresift.server.arrays import Float32s, Float64s, Rows
 from coresift.server.head import Head, Task
 from coresift.server.selection.strategies import Strategy
-
-Rows = npt.NDArray[np.int32]
-Float32s = npt.NDArray[np.float32]
-Float64s = npt.NDArray[np.float64]
 
 EPS32 = float(np.finfo(np.float32).eps)
 PIECE = 16_384

@@ -17,9 +17,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from coresift.server.arrays import Rows
 from coresift.server.head import Task
 
-Rows = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.floating]
 
 

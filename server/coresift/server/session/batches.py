@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
 
+from coresift.server.arrays import Rows
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
 from coresift.server.session.live import LiveSession, check_reached
@@ -30,8 +30,6 @@ from coresift.server.state.store import (
     Store,
     ViewKey,
 )
-
-Rows = npt.NDArray[np.int32]
 
 PAYLOAD = struct.Struct("<dhB")
 """Score, predicted class, reason: what a grant says of an item."""

@@ -6,14 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from coresift.server.arrays import Float32s, Rows
 from coresift.server.head import Head
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.shortlist import contains, fast_weights
-
-Rows = npt.NDArray[np.int32]
-Float32s = npt.NDArray[np.float32]
 
 BLOCK = 65_536
 """Rows gathered or multiplied at a time: bounds the memory of a pass."""

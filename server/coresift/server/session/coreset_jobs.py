@@ -17,7 +17,6 @@ from typing import Any
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from coresift.server.artifacts import Artifacts
@@ -38,8 +37,6 @@ from coresift.server.session.coreset_records import (
 from coresift.server.session.requests import Requests
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import ANSWER_MS, Request, Store
-
-Rows = npt.NDArray[np.int32]
 
 HEARTBEAT_S = 1.0
 OWNER_TTL_MS = 8_000

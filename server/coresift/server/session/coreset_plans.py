@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import psutil
 
+from coresift.server.arrays import Rows
 from coresift.server.coreset.methods import METHODS, Method
 from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.head import Head
@@ -18,8 +18,6 @@ from coresift.server.session.live import LiveSessions, head_of
 from coresift.server.session.pools import Pools
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import Request, Store
-
-Rows = npt.NDArray[np.int32]
 
 BYTES_PER_SECOND = 4e9
 """Of a pass over a pool, for estimates: what one memory channel sustains."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from coresift.server.arrays import Float32s, Float64s, Rows
 from coresift.server.head import Head, Task
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.shortlist import top
@@ -16,10 +17,6 @@ from coresift.server.selection.strategies import Strategy
 from coresift.server.session.live import LiveSession, head_of
 from coresift.server.session.ranking import HeadState, whole_pool
 from coresift.server.session.workers import Workers
-
-Rows = npt.NDArray[np.int32]
-Float32s = npt.NDArray[np.float32]
-Float64s = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,12 @@ import asyncio
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from coresift.server.arrays import Rows
 from coresift.server.metrics import Metrics
 from coresift.server.pool.pool import Pool
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import Store
-
-Rows = npt.NDArray[np.int32]
 
 LOOK_UP_ROWS = 512
 """Searched together: one batch of the pool's exact search."""

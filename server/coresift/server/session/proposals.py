@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from coresift.server.arrays import Rows
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.priority import random_order
 from coresift.server.selection.shortlist import canonical
 from coresift.server.session.ranking import PickReason, Ranking
 from coresift.server.session.view import View
 from coresift.server.state.store import MAX_PROPOSALS
-
-Rows = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from coresift.server.arrays import Rows
 from coresift.server.head import Head, Task, TrainingSet, fit
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.priority import random_order
@@ -19,8 +20,6 @@ from coresift.server.session.config import SessionConfig
 from coresift.server.session.labels import pack_class, training_targets
 from coresift.server.session.view import View
 from coresift.server.state.store import head_key
-
-Rows = npt.NDArray[np.int32]
 
 
 class PickReason(IntEnum):

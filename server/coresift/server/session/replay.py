@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from coresift.server.arrays import Rows
 from coresift.server.session.candidates import Candidates
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.live import LOG_PAGE
@@ -30,8 +30,6 @@ from coresift.server.session.ranking import (
 from coresift.server.session.view import View
 from coresift.server.state.entries import ConfigEntry, Entry, GrantEntry
 from coresift.server.state.store import Settings, Store
-
-Rows = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 
+from coresift.server.arrays import Rows
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.labels import UNSURE
 from coresift.server.state.entries import (
@@ -18,8 +18,6 @@ from coresift.server.state.entries import (
     ReleaseEntry,
 )
 from coresift.server.state.store import RETRACTION, Release, Settings, ViewKey
-
-Rows = npt.NDArray[np.int32]
 
 
 class View:

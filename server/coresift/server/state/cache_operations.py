@@ -7,11 +7,11 @@ from functools import partial
 
 import numpy as np
 
+from coresift.server.arrays import Rows
 from coresift.server.state import scripts
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.link import Link
 from coresift.server.state.replies import checked
-from coresift.server.state.store import Rows
 
 MAX_VALUE_BYTES = 1 << 20
 MAX_PIECE = 1_000

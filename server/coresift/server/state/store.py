@@ -13,12 +13,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from coresift.server.arrays import Rows
 from coresift.server.state.entries import Entry
-
-Rows = npt.NDArray[np.int32]
 
 MAX_LABELS = 1_000
 MAX_PROPOSALS = 2_000
