@@ -53,7 +53,7 @@ def test_plan_progress_chunks_summary(stub: SelectionServiceStub) -> None:
     assert plan.expected_time.ToTimedelta().total_seconds() > 0
     for part in parts:
         if part.HasField("progress"):
-            assert part.progress.phase in {"queued", "select", "store"}
+            assert part.progress.phase in {"prepare", "queued", "select", "store"}
             assert 0 <= part.progress.share <= 1
         assert part.ByteSize() < 2**20
     ranks = b"".join(part.chunk.ranks for part in parts)

@@ -163,6 +163,13 @@ async def reason_of(stream: object) -> Reason:
     return caught.value.reason
 
 
+async def prepared(stream: Stream) -> None:
+    """The job waits for a thread, and for nothing else."""
+    async with asyncio.timeout(20):
+        while not (isinstance(stream.last, Progress) and stream.last.phase == "queued"):
+            await stream.step()
+
+
 async def lapse(site: Site, job_id: str) -> None:
     """What the end of its time to live does to a heartbeat."""
     assert await site.store.delete_document("owners", job_id)
@@ -189,6 +196,7 @@ async def test_the_next_attacher_takes_over_what_was_planned(
         changes = {"pool_version": version}
         await two.replica.lifecycle.update(session, changes, None, a_request())
         await two.replica.label(session, dict.fromkeys(range(220, 240), YES))
+    await prepared(first)
     await one.cut()
     await lapse(two, ordered.request.request_id)
     second = await two.attach(ordered)
@@ -227,10 +235,13 @@ async def test_a_heartbeat_that_went_astray_does_not_restart_the_job(
     job_id = ordered.request.request_id
     stream = await one.attach(ordered)
     standing = await one.store.get_document("owners", job_id)
+    async with asyncio.timeout(10):
+        while standing is None or msgpack.unpackb(standing)[1] != "queued":
+            await stream.step()
+            standing = await one.store.get_document("owners", job_id)
     if what == "it lapsed":
         await lapse(one, job_id)
     else:  # it stands there, and its owner does not know
-        assert standing is not None
         astray = bytes(msgpack.packb([msgpack.unpackb(standing)[0], "select", 0.25]))
         told = await one.store.put_document(
             "owners", job_id, astray, replaces=standing, ttl_ms=8_000
@@ -253,6 +264,7 @@ async def test_a_store_that_is_away_at_the_end_loses_no_result(sites: Sites) -> 
     one.hold()
     ordered = an_order()
     first = await one.attach(ordered)
+    await prepared(first)
     await one.cut()
     one.let_go()
     for _ in range(10):

@@ -162,17 +162,20 @@ class Batches:
         """Free rows, best first, some more than asked, and the offset of the view they are
         from: replay proposes from the same."""
         wanted, annotator = over_ask(ask.size), ask.annotator
-        found = proposals(ranking, live.view, annotator, wanted)
+        view = live.view
+        offset, found = view.offset, proposals(ranking, view, annotator, wanted)
         while len(found) < wanted and not ranking.scored.complete:
             ranking = await live.deepened(ranking)
-            found = proposals(ranking, live.view, annotator, wanted)
+            view = live.view
+            offset, found = view.offset, proposals(ranking, view, annotator, wanted)
         near = np.empty(0, np.int32)
         if len(found) < wanted:
             near = await self._near_leased(live)
+            if view is not live.view or offset != view.offset:
+                view = live.view
+                offset, found = view.offset, proposals(ranking, view, annotator, wanted)
         # Nothing awaits here: all that depends on the view is of one moment.
-        view, pool = live.view, live.pool
-        offset, blocked = view.offset, np.empty(0, np.int32)
-        found = proposals(ranking, view, annotator, wanted)
+        pool = live.pool
         missing = wanted - len(found) if ranking.scored.complete else 0
         if missing:
             blocked = view.blocked_rows(annotator)

@@ -43,6 +43,8 @@ class Candidates:
         rows = np.sort(np.concatenate([self.rows, new]), kind="stable")
         if 4 * pool.manifest.dimension * len(rows) > keep_bytes:
             return Candidates(rows)
+        if not len(new) and self.parts is not None:
+            return self
         if self.parts is None:
             new = rows
         parts = [*(self.parts or ()), (new, pool.fetch(new))]

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 import numpy as np
@@ -37,6 +37,8 @@ from coresift.server.session.coreset_records import (
 from coresift.server.session.requests import Requests
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import ANSWER_MS, Request, Store
+
+T = TypeVar("T")
 
 HEARTBEAT_S = 1.0
 OWNER_TTL_MS = 8_000
@@ -68,7 +70,7 @@ class _Job:
 
     spec: JobSpec
     stop: Event = field(default_factory=Event)
-    progress: Progress = field(default_factory=lambda: Progress("queued", 0.0))
+    progress: Progress = field(default_factory=lambda: Progress("prepare", 0.0))
     attached: int = 0
     detached_at: float = 0.0
     cancelled: bool = False
@@ -115,7 +117,7 @@ class CoresetJobs:
     async def attach(self, spec: JobSpec, ordered: Ordered) -> AsyncGenerator[Progress | Result]:
         """Start the job or join it: progress at least every half second, then the result."""
         while True:
-            result = await self._finished(spec.job_id)
+            result = await self._finished(spec)
             if result is not None:
                 yield result
                 return
@@ -154,19 +156,22 @@ class CoresetJobs:
             job.attached -= 1
             job.detached_at = time.monotonic()
 
-    async def _finished(self, job_id: str) -> Result | None:
-        document = await self._store.get_document("jobs", job_id)
-        if document is None:
-            raise CoresiftError(Reason.JOB_NOT_FOUND, f"job {job_id!r} is gone")
+    async def _finished(self, spec: JobSpec) -> Result | None:
+        """The result, None while there is none. JOB_CANCELLED."""
+        document = await self._store.get_document("jobs", spec.job_id)
+        if document is None:  # abandoned at the very moment we came: it starts again
+            running = pack_job(spec, "running", None)
+            await self._store.put_document(
+                "jobs", spec.job_id, running, replaces=None, ttl_ms=ANSWER_MS
+            )
+            return None
         _, status = unpack_job(document)
         if status == "cancelled":
-            raise job_cancelled(job_id)
+            raise job_cancelled(spec.job_id)
         if status == "running":
             return None
         summary = Summary(**msgpack.unpackb(document)["summary"])
-        table = await self._workers.run(
-            lambda: self._artifacts.get("coresets", summary.content_hash)
-        )
+        table = await asyncio.to_thread(self._artifacts.get, "coresets", summary.content_hash)
         return Result(summary, table)
 
     async def _is_over(self, job_id: str) -> bool:
@@ -189,17 +194,11 @@ class CoresetJobs:
         )
         if there is not None:
             return self._jobs.get(spec.job_id)
-        try:
-            work = await self._planner.work(spec, ordered)
-            # Its last owner may have ended it between our look and our claim.
-            over = await self._is_over(spec.job_id)
-        except BaseException:
-            await self._store.delete_document("owners", spec.job_id)
-            raise
-        if over or self._is_draining:
+        if self._is_draining:
             await self._store.delete_document("owners", spec.job_id)
             return None
-        job.task = self._workers.spawn(self._run(job, heartbeat, work))
+        # From the claim on the heart must beat: whatever takes time happens in the task.
+        job.task = self._workers.spawn(self._run(job, heartbeat, ordered))
         job.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._jobs[spec.job_id] = job
         return job
@@ -207,14 +206,20 @@ class CoresetJobs:
     def _heartbeat(self, job: _Job) -> bytes:
         return bytes(msgpack.packb([self._owner, job.progress.phase, job.progress.share]))
 
-    async def _run(self, job: _Job, heartbeat: bytes, work: Work) -> None:
+    async def _run(self, job: _Job, heartbeat: bytes, ordered: Ordered) -> None:
         spec, end = job.spec, "failed"
         watch = asyncio.create_task(self._keep(job, heartbeat))
         try:
+            if await self._patiently(spec, lambda: self._is_over(spec.job_id)):
+                end = ""  # its last owner ended it just before
+                return
+            work = await self._patiently(spec, lambda: self._planner.work(spec, ordered))
+            job.progress = Progress("queued", 0.0)
             table, selection, seconds = await self._workers.run(lambda: _select(job, work))
             job.progress = Progress("store", 0.0)
             began = time.perf_counter()
-            artifact = await self._workers.run(lambda: self._artifacts.put("coresets", table))
+            # Not on our workers: it would wait for the selections of other jobs.
+            artifact = await asyncio.to_thread(self._artifacts.put, "coresets", table)
             seconds["store"] = time.perf_counter() - began
             summary = Summary(
                 len(selection.rows),
@@ -236,10 +241,29 @@ class CoresetJobs:
                 await self._store.delete_document("jobs", spec.job_id)
         finally:
             watch.cancel()
-            self._jobs.pop(spec.job_id, None)
-            self._metrics.coreset_jobs.labels(spec.method, end).inc()
+            if self._jobs.get(spec.job_id) is job:
+                del self._jobs[spec.job_id]
+            if end:
+                self._metrics.coreset_jobs.labels(spec.method, end).inc()
             if not job.lost:
-                await self._store.delete_document("owners", spec.job_id)
+                await self._disown(spec.job_id)
+
+    async def _disown(self, job_id: str) -> None:
+        try:
+            await self._store.delete_document("owners", job_id)
+        except CoresiftError:
+            return  # it lapses by itself
+
+    async def _patiently(self, spec: JobSpec, call: Callable[[], Awaitable[T]]) -> T:
+        """What ``call`` answers; while the store is away it is called again for a while."""
+        deadline = time.monotonic() + max(spec.grace_s, PATIENCE_S)
+        while True:
+            try:
+                return await call()
+            except CoresiftError as error:
+                if error.retry_after_s is None or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(HEARTBEAT_S)
 
     async def _keep(self, job: _Job, heartbeat: bytes) -> None:
         """Renew ownership; stop the job when it is lost, lonely, or cancelled elsewhere."""
@@ -303,24 +327,20 @@ class CoresetJobs:
         return True
 
     async def _end(self, spec: JobSpec, status: str, summary: Summary | None) -> None:
-        """Write how the job ended. While the store is away it is tried again for a while."""
-        deadline = time.monotonic() + max(spec.grace_s, PATIENCE_S)
-        while True:
-            try:
-                running = await self._store.get_document("jobs", spec.job_id)
-                if running is not None and unpack_job(running)[1] == "running":
-                    await self._store.put_document(
-                        "jobs",
-                        spec.job_id,
-                        pack_job(spec, status, summary),
-                        replaces=running,
-                        ttl_ms=ANSWER_MS,
-                    )
-                return
-            except CoresiftError as error:
-                if error.retry_after_s is None or time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(HEARTBEAT_S)
+        """Write how the job ended."""
+
+        async def write() -> None:
+            running = await self._store.get_document("jobs", spec.job_id)
+            if running is not None and unpack_job(running)[1] == "running":
+                await self._store.put_document(
+                    "jobs",
+                    spec.job_id,
+                    pack_job(spec, status, summary),
+                    replaces=running,
+                    ttl_ms=ANSWER_MS,
+                )
+
+        await self._patiently(spec, write)
 
     async def stop(self) -> None:
         """Stop every job of this replica: the next attacher starts it again elsewhere."""

@@ -124,9 +124,11 @@ class Planner:
         head = None
         if spec.head_version:
             live = await self._sessions.open(ordered.session_id)
-            state = await live.fitted(time.monotonic())
-            head = state.head if state.version == spec.head_version else None
-            if head is None:
+            state = live.head_state
+            if state is not None and state.version == spec.head_version:
+                head = state.head
+            else:
+                await live.sync(time.monotonic())
                 head = await head_at(live, pool, spec, self._store, self._workers)
         return Work(pool, head, _start_rows(pool, ordered))
 

@@ -255,7 +255,8 @@ class LiveSession:
         done, candidates = self._candidates
         self._candidates = (done, Candidates(candidates.rows))
         if self.ranking is not None and self.ranking.candidates is not None:
-            self.ranking = replace(self.ranking, candidates=self._candidates[1])
+            rows = self.ranking.candidates.rows  # perhaps older ones than those we have now
+            self.ranking = replace(self.ranking, candidates=Candidates(rows))
 
     async def candidate_counts(self, began: float) -> tuple[int, float]:
         """Unlabelled candidates, and the share of the pool that is labelled or a candidate."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from heapq import nsmallest
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def over_ask(size: int) -> int:
 
 def proposals(ranking: Ranking, view: View, annotator: str, wanted: int) -> list[Proposed]:
     """Up to ``wanted`` free rows: those that lack votes first, then by rank."""
-    found = _under_voted(view, annotator)[:wanted]
+    found = _under_voted(view, annotator, wanted)
     scored = ranking.scored
     for place in range(len(scored.rows)):
         if len(found) >= wanted:
@@ -47,10 +48,10 @@ def proposals(ranking: Ranking, view: View, annotator: str, wanted: int) -> list
     return found
 
 
-def _under_voted(view: View, annotator: str) -> list[Proposed]:
+def _under_voted(view: View, annotator: str, wanted: int) -> list[Proposed]:
     """Labelled items that lack further votes, those with most votes first."""
     rows = [row for row in view.under_voted if view.free_for(row, annotator)]
-    rows.sort(key=lambda row: (-len(view.votes[row]), row))
+    rows = nsmallest(wanted, rows, key=lambda row: (-len(view.votes[row]), row))
     return [Proposed(row, float("nan"), -1, PickReason.UNDER_VOTED) for row in rows]
 
 
