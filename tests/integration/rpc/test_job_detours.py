@@ -27,7 +27,7 @@ from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
 from coresift.server.session import coreset_jobs
 from coresift.server.session.coreset_jobs import CoresetJobs, Progress, Result
-from coresift.server.session.coreset_plans import JobSpec, Ordered, Planner
+from coresift.server.session.coreset_plans import JobSpec, Ordered, Planner, Work
 from coresift.server.session.labels import pack_class
 from coresift.server.session.workers import Workers
 from coresift.server.state.keys import SpaceKeys
@@ -365,3 +365,28 @@ async def test_a_killed_servers_job_is_done_by_the_next(
     assert again.item_ids == undisturbed.item_ids
     assert again.scores.tobytes() == undisturbed.scores.tobytes()
     assert again.plan.job_id == job_id
+
+
+async def test_a_heart_beats_while_the_job_is_prepared(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Preparing may take longer than a heartbeat lives: nobody else takes the job meanwhile."""
+    monkeypatch.setattr(coreset_jobs, "OWNER_TTL_MS", 300)
+    one, two = sites
+    ready, prepare = asyncio.Event(), one.jobs._planner.work
+
+    async def slowly(spec: JobSpec, ordered: Ordered) -> Work:
+        await ready.wait()
+        return await prepare(spec, ordered)
+
+    monkeypatch.setattr(one.jobs._planner, "work", slowly)
+    ordered = an_order()
+    first = await one.attach(ordered)
+    elsewhere = await two.attach(ordered)
+    waited = asyncio.get_running_loop().time() + 1.0
+    while asyncio.get_running_loop().time() < waited:
+        await elsewhere.step()
+        assert not two.jobs._jobs
+    ready.set()
+    assert (await first.result()).equals(await elsewhere.result())
+    assert (one.ends("k_center", "finished"), two.ends("k_center", "finished")) == (1, 0)
