@@ -80,14 +80,13 @@ def top(
         bound += 64 * EPS32 * (1 + np.log(1 + classes))
     kept_rows: list[Rows] = []
     kept_scores: list[npt.NDArray[np.floating]] = []
-    threshold, held, seen = -np.inf, 0, 0
+    threshold, held = -np.inf, 0
     for rows, logits in blocks:
         scores = strategy.score(rows, logits)
         near = np.flatnonzero(scores >= threshold - 2 * bound)
         near = near[~contains(excluded, rows[near])]
         kept_rows.append(rows[near])
         kept_scores.append(scores[near])
-        seen += len(rows)
         held += len(near)
         if held > 4 * depth + 4096:
             rows_so_far, scores_so_far = np.concatenate(kept_rows), np.concatenate(kept_scores)
