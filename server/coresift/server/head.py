@@ -21,7 +21,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
 from coresift.server.arrays import Bools, Float32s, Float64s
-from coresift.server.pool.canonical import row_products
+from coresift.server.pool.canonical import matrix_products
 
 GRADIENT_TOLERANCE = 1e-6
 """Largest gradient norm at the optimum, in units of C."""
@@ -81,10 +81,7 @@ class Head:
 
     def logits(self, vectors: Float32s) -> Float64s:
         """Canonical float64 logits [n, K]: a row's bits depend on that row alone."""
-        columns = [
-            row_products(vectors, w) + b for w, b in zip(self.weights, self.bias, strict=True)
-        ]
-        return np.stack(columns, axis=1)
+        return matrix_products(vectors, self.weights) + self.bias
 
     def probabilities(self, logits: Float64s) -> Float64s:
         """Class probabilities [n, K] of logits [n, K]."""
@@ -140,7 +137,7 @@ def _fit_columns(task: Task, config: HeadConfig, training: TrainingSet) -> Head 
         positives, negatives = present.sum(), absent.sum()
         if positives > 0 and negatives > 0:
             sides = np.array([negatives, positives])
-            scale = _class_scale(config, sides)
+            scale = class_scale(config, sides)
             weights[column], bias[column] = _fit_binary(
                 training.vectors[known],
                 present[known] * scale[1],
@@ -153,7 +150,7 @@ def _fit_columns(task: Task, config: HeadConfig, training: TrainingSet) -> Head 
     return Head(task, weights, bias, fitted) if fitted.any() else None
 
 
-def _class_scale(config: HeadConfig, totals: Float64s) -> Float64s:
+def class_scale(config: HeadConfig, totals: Float64s) -> Float64s:
     """Weight of each class: 1, or inverse to its share ("balanced", as scikit-learn has it)."""
     if config.class_weight == "none":
         return np.ones(len(totals))
@@ -226,7 +223,7 @@ def _newton(
             hessian = (X * curvature[:, None]).T @ X
             hessian[np.diag_indices_from(hessian)] += ridge
             hessian[-1, -1] += 1e-12 * c  # the intercept's curvature may vanish when saturated
-            factor = _factored(hessian)
+            factor = factored(hessian)
         step = cho_solve(factor, gradient)
         slope, size = float(gradient @ step), 1.0
         while size > 1e-10:
@@ -248,7 +245,7 @@ def _newton(
     return theta[:-1], float(theta[-1])
 
 
-def _factored(hessian: Float64s) -> tuple[Float64s, bool]:
+def factored(hessian: Float64s) -> tuple[Float64s, bool]:
     """A Cholesky factor, of the matrix with a growing ridge where rounding made it indefinite.
 
     Then steps are shorter than Newton's; the line search still makes them descend.
@@ -269,7 +266,7 @@ def _fit_multiclass(config: HeadConfig, training: TrainingSet) -> Head | None:
     seen = totals > 0
     if seen.sum() < 2:
         return None
-    targets = training.targets[:, seen] * _class_scale(config, totals[seen])
+    targets = training.targets[:, seen] * class_scale(config, totals[seen])
     used = targets.sum(axis=1) > 0
     weights, bias = _fit_softmax(training.vectors[used], targets[used], config.c)
     head_weights = np.zeros((len(seen), training.vectors.shape[1]))

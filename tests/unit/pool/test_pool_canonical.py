@@ -3,29 +3,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coresift.server.pool.canonical import pair_similarities, product_error, row_products
+from coresift.server.pool.canonical import matrix_products, pair_similarities, product_error
 
 
+@pytest.mark.parametrize("m", [1, 2, 3, 17, 150])
 @pytest.mark.parametrize("d", [1, 2, 7, 8, 9, 64, 127, 129, 257, 1024])
-def test_row_products_have_the_same_bits_in_any_company(d: int) -> None:
+def test_products_have_the_same_bits_in_any_company(d: int, m: int) -> None:
     chance = np.random.default_rng(d)
     X = chance.standard_normal((5000, d), dtype=np.float32)
-    w = chance.standard_normal(d)
-    products = row_products(X, w)
+    W = chance.standard_normal((m, d))
+    products = matrix_products(X, W)
     order = chance.permutation(len(X))
-    assert np.array_equal(row_products(X[order], w), products[order])
-    assert np.array_equal(row_products(np.asfortranarray(X), w), products)
+    assert np.array_equal(matrix_products(X[order], W), products[order])
+    assert np.array_equal(matrix_products(np.asfortranarray(X), W), products)
     for row in (0, 4095, 4096, 4999):
-        assert row_products(X[row : row + 1], w)[0] == products[row]
-    assert np.allclose(products, X.astype(np.float64) @ w, rtol=1e-12, atol=1e-12)
-
-
-def test_pair_similarities_equal_row_products() -> None:
-    chance = np.random.default_rng(0)
-    X = chance.standard_normal((300, 33), dtype=np.float32)
-    q = chance.standard_normal((1, 33), dtype=np.float32)
-    pairs = pair_similarities("cosine", X, np.repeat(q, 300, axis=0))
-    assert np.array_equal(pairs, row_products(X, q[0].astype(np.float64)))
+        assert np.array_equal(matrix_products(X[row : row + 1], W)[0], products[row])
+    assert np.allclose(products, X.astype(np.float64) @ W.T, rtol=1e-12, atol=1e-11)
 
 
 @pytest.mark.parametrize("metric", ["ip", "l2"])

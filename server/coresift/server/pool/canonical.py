@@ -18,21 +18,22 @@ _CHUNK = 4096
 """Rows widened at a time: float64 copies stay in the cache."""
 
 
-def row_products(X: Float32s, w: Float64s) -> Float64s:
-    """Inner products of rows with one vector.
+def matrix_products(X: Float32s, W: Float64s) -> Float64s:
+    """Inner products of rows with several vectors.
 
     Args:
         X: float32 [n, d].
-        w: float64 [d].
+        W: float64 [m, d].
 
     Returns:
-        float64 [n]; each number has the same bits whatever other rows stand beside it.
+        float64 [n, m]; each row has the same bits whatever other rows stand beside it: BLAS
+        multiplies one row at a time, always in the same shape.
     """
-    products = np.empty(len(X), np.float64)
+    products = np.empty((len(X), len(W)), np.float64)
+    matrix = np.ascontiguousarray(W.T)
     for start in range(0, len(X), _CHUNK):
         wide = X[start : start + _CHUNK].astype(np.float64, order="C")
-        wide *= w
-        products[start : start + _CHUNK] = wide.sum(axis=1)
+        products[start : start + _CHUNK] = np.matmul(wide[:, None, :], matrix)[:, 0, :]
     return products
 
 

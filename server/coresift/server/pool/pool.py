@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,11 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from coresift.server.arrays import Float32s, Float64s, Rows
-from coresift.server.errors import CoresiftError, Reason, StartError
+from coresift.server.arrays import Bools, Float32s, Float64s, Int64s, Rows
+from coresift.server.errors import CoresiftError, Reason, StartError, invalid
 from coresift.server.pool import layout
 from coresift.server.pool.checksums import FileChecksum, check_all, check_sample, read_checksums
 from coresift.server.pool.clusters import centroid_rows
+from coresift.server.pool.filter_syntax import parse_filter
+from coresift.server.pool.filters import rows_where
+from coresift.server.pool.groups import ColumnGroups
 from coresift.server.pool.ids import ItemIds
 from coresift.server.pool.manifest import Manifest, read_manifest
 from coresift.server.pool.metadata import map_metadata, metadata_of
@@ -59,6 +63,9 @@ class Pool:
         """Text columns aligned to rows, where the pool has any."""
         if manifest.metadata_columns:
             self.metadata_table = map_metadata(directory / layout.METADATA)
+        self._groups = ColumnGroups()
+        self._mean: Float64s | None = None
+        self._mean_lock = threading.Lock()
         self._lists = centroid_rows(self.centroids, manifest.metric)
 
     @classmethod
@@ -129,6 +136,10 @@ class Pool:
         found, _ = self.search(vectors, count + 1, stop=stop)
         return without_self(found, own)
 
+    def similarities(self, rows: Rows, vectors: Float32s, which: Int64s) -> Float64s:
+        """Canonical similarities of the pairs (rows[i], vectors[which[i]]), float64 [n]."""
+        return self._vectors.similarities(rows, vectors, which)
+
     def fetch(self, rows: npt.NDArray[np.integer]) -> Float32s:
         """Vectors of rows, float32 [n, d], a copy. IndexError for a row that does not exist."""
         return self._vectors.fetch(np.asarray(rows))
@@ -139,6 +150,20 @@ class Pool:
         ``stop`` is asked between blocks and ends the scan with `Cancelled`.
         """
         return self._vectors.scan(visit, stop=stop)
+
+    def mean(self, *, stop: Stop | None = None) -> Float64s:
+        """The mean of all rows as `fetch` returns them, float64 [d], read-only.
+
+        One scan on first use, then kept; summed in float64 in the fixed order of the blocks.
+        Callers that come during the scan wait for it. ``stop`` as in `scan`.
+        """
+        with self._mean_lock:
+            if self._mean is None:
+                total = np.zeros(self.manifest.dimension)
+                for part in self.scan(_sum, stop=stop):
+                    total += part
+                self._mean = _read_only(total / self.manifest.items)
+            return self._mean
 
     def normalise(self, vectors: npt.ArrayLike, *, field: str = "vectors") -> Float32s:
         """Vectors from outside as the metric demands them, float32 [n, d]; cosine: unit rows.
@@ -170,6 +195,36 @@ class Pool:
             return [{} for _ in rows]
         return metadata_of(self.metadata_table, np.asarray(rows))
 
+    def where(self, expression: str, *, field: str = "filter") -> Bools:
+        """Which rows satisfy a filter on the metadata, bool [N]; its language: `filter_syntax`.
+
+        Raises:
+            CoresiftError: INVALID_FIELD of ``field`` for a malformed filter, an unknown column,
+                a pool without metadata, and a filter that no item satisfies.
+        """
+        table = self._metadata_for(field)
+        found = rows_where(table, parse_filter(expression, table.column_names, field))
+        if not found.any():
+            raise invalid(field, f"matches none of the pool's {self.manifest.items:,} items")
+        return found
+
+    def groups(self, column: str, *, field: str = "groups.column") -> Rows:
+        """Group number of each row by its value in a metadata column, int32 [N], read-only.
+
+        Numbers rise from 0 in the order in which the values first appear, so that old rows keep
+        theirs in every later version; -1 where the row has no value: it is in no group.
+
+        Raises:
+            CoresiftError: INVALID_FIELD of ``field`` for an unknown column and a pool without
+                metadata.
+        """
+        return self._groups.of(self._metadata_for(field), column, field)
+
+    def _metadata_for(self, field: str) -> pa.Table:
+        if self.metadata_table is None:
+            raise invalid(field, f"needs metadata, and pool {self.manifest.name!r} has none")
+        return self.metadata_table
+
     def nbytes(self) -> int:
         """Bytes of all files."""
         return sum(size for size, _ in self.manifest.files.values())
@@ -196,6 +251,10 @@ def verify_pool(path: Path, read: Callable[[int], None] | None = None) -> Manife
     check_all(path, read_checksums(path, manifest.files), read)
     Pool.open(path).close()
     return manifest
+
+
+def _sum(block: Block) -> Float64s:
+    return np.asarray(block.vectors().sum(axis=0, dtype=np.float64))
 
 
 def _invalid_vector(field: str, what: str) -> CoresiftError:
