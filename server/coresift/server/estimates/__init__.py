@@ -1,0 +1,1 @@
+"""What a session knows about itself: pure statistics on arrays, without wire, Redis or files."""

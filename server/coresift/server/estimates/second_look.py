@@ -1,0 +1,90 @@
+"""How much each label surprises heads that were not fitted on it.
+
+An item whose given label a cross-fitted head finds unlikely is a hard example or a wrong label:
+both are worth a second look. A head fitted on the item itself would have learnt its label.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import log_softmax, softmax
+
+from coresift.server.arrays import Float64s, Rows
+from coresift.server.head import HeadConfig, Task, TrainingSet, fit
+from coresift.server.selection.priority import priorities
+
+
+def cross_fitted_logits(
+    task: Task, config: HeadConfig, training: TrainingSet, rows: Rows, seed: int, folds: int = 5
+) -> Float64s:
+    """Logits [n, K] of each training item under a head fitted on the other folds.
+
+    A keyed hash of the row puts an item into a fold, so it stays there as labels come in. nan
+    where the other folds determine no column: too few labels, or a class that only this fold has.
+
+    Args:
+        rows: int32 [n], rows of the training items.
+        folds: 2 or more.
+    """
+    fold = (priorities(seed, "cross-fit", rows) * folds).astype(np.int64)
+    logits = np.full(training.targets.shape, np.nan)
+    for held_out in np.unique(fold):
+        rest, inside = fold != held_out, fold == held_out
+        others = TrainingSet(training.vectors[rest], training.targets[rest], training.opposed[rest])
+        head = fit(task, config, others)
+        if head is not None:
+            found = head.logits(training.vectors[inside])
+            logits[inside] = np.where(head.fitted, found, np.nan)
+    return logits
+
+
+def cross_fitted_losses(
+    task: Task, config: HeadConfig, training: TrainingSet, rows: Rows, seed: int, folds: int = 5
+) -> Float64s:
+    """Mean negative log-probability, in nats, of each item's given label; float64 [n].
+
+    Under the heads of `cross_fitted_logits`; see `losses_of`.
+    """
+    logits = cross_fitted_logits(task, config, training, rows, seed, folds)
+    return losses_of(task, logits, training.targets, training.opposed)
+
+
+def losses_of(task: Task, logits: Float64s, targets: Float64s, opposed: Float64s) -> Float64s:
+    """Mean negative log-probability, in nats, of targets as in `TrainingSet`; float64 [n].
+
+    From logits [n, K], so that no loss saturates. For multiclass the sum over the classes of
+    target times -log p; otherwise the mean over the columns that the item knows. What no head was
+    fitted for (nan) counts 0: a loss nobody can tell makes no case for a second look, and an item
+    that is the only one of its class would otherwise have an infinite one.
+    """
+    unfitted = np.isnan(logits)
+    if task is Task.MULTICLASS:
+        known = _without_unfitted(logits)
+        loss = np.where(unfitted, 0.0, -log_softmax(known, axis=1))
+        return np.asarray(np.sum(targets * loss, axis=1))
+    present = np.where(unfitted, 0.0, targets)
+    absent = np.where(unfitted, 0.0, opposed)
+    logits = np.nan_to_num(logits)
+    loss = present * np.logaddexp(0, -logits) + absent * np.logaddexp(0, logits)
+    total = (present + absent).sum(axis=1)
+    mean = np.divide(loss.sum(axis=1), total, out=np.zeros(len(total)), where=total > 0)
+    return np.asarray(mean)
+
+
+def class_probabilities(logits: Float64s) -> Float64s:
+    """Class probabilities of cross-fitted logits [n, K], binary or multiclass.
+
+    For binary (K = 1) float64 [n, 2], absent first. A class without a head has probability 0, an
+    item without any head 1 / K each.
+    """
+    if logits.shape[1] == 1:
+        logits = np.hstack([np.where(np.isnan(logits), np.nan, 0.0), logits])
+    return np.asarray(softmax(_without_unfitted(logits), axis=1))
+
+
+def _without_unfitted(logits: Float64s) -> Float64s:
+    """Logits whose softmax gives classes without a head 0, and rows without any 1 / K each."""
+    unfitted = np.isnan(logits)
+    known = np.where(unfitted, -np.inf, logits)
+    known[unfitted.all(axis=1)] = 0
+    return known
