@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+from uuid import uuid4
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
     run_state_machine_as_test,
 )
-from tests.fixtures.sessions import a_claim, a_request, a_session
+from tests.fixtures.sessions import a_claim, a_request
 
 from coresift.server.errors import CoresiftError, Reason
+from coresift.server.head import Task
+from coresift.server.session.config import SessionConfig
+from coresift.server.session.view import View
 from coresift.server.state.entries import (
     ConfigEntry,
     ExpiryEntry,
@@ -30,20 +35,31 @@ from coresift.server.state.keys import SessionKeys
 from coresift.server.state.redis_store import RedisStore
 from coresift.server.state.replies import unpack
 from coresift.server.state.store import (
+    NO_GROUP,
     RETRACTION,
     Granted,
     LabelWrite,
     Outcome,
+    Proposal,
     Release,
     Settings,
     ViewKey,
 )
 
 ROWS = 8
+GROUPS = [NO_GROUP, 0, 0, 0, 2**52, 2**52, 2**52, 7]
+NO_GROUPS = [NO_GROUP] * ROWS
 LONG_MS = 3_600_000
-annotators = st.sampled_from(["ann", "bob", "a", "9:ä"])
+NAMES = ["ann", "bob", "a", "9:ä"]
+annotators = st.sampled_from(NAMES)
 rows = st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=ROWS)
 values = st.sampled_from([b"yes", b"no", RETRACTION])
+
+
+def a_config(quota: int, budget: int | None) -> SessionConfig:
+    return SessionConfig(
+        "p", "v", Task.BINARY, ("no", "yes"), votes_per_item=quota, label_budget=budget
+    )
 
 
 @dataclass
@@ -52,6 +68,8 @@ class Model:
 
     quota: int
     budget: int | None
+    groups: list[int] = field(default_factory=lambda: NO_GROUPS)
+    extra: dict[int, int] = field(default_factory=dict)
     votes: dict[int, dict[str, bytes]] = field(default_factory=dict)
     leases: set[tuple[int, str]] = field(default_factory=set)
     skips: set[tuple[int, str | None]] = field(default_factory=set)
@@ -68,37 +86,59 @@ class Model:
     def total(self) -> int:
         return sum(map(len, self.votes.values())) + len(self.leases)
 
-    def is_free(self, row: int, annotator: str) -> bool:
+    def is_free(self, row: int, annotator: str, review: bool = False) -> bool:
         votes = self.votes.get(row, {})
-        held = [who for at, who in self.leases if at == row]
+        held = [who for at, who in self.leases | self.due if at == row]
         hidden = (row, None) in self.skips or (row, annotator) in self.skips
         mine = annotator in votes or annotator in held
-        return not mine and not hidden and len(votes) + len(held) + 1 <= self.quota
+        has_room = self.lacking(row) >= 1 or (review and not held)
+        return not mine and not hidden and has_room and (not review or len(votes) > 0)
 
-    def claim(self, proposed: list[int], annotator: str, size: int) -> tuple[int, ...]:
+    def lacking(self, row: int) -> int:
+        held = sum(at == row for at, _ in self.leases | self.due)
+        return self.quota + self.extra.get(row, 0) - len(self.votes.get(row, {})) - held
+
+    def group_is_open(self, row: int, one_label: bool) -> bool:
+        others = [at for at in range(ROWS) if at != row and self.groups[at] == self.groups[row]]
+        if self.groups[row] == NO_GROUP:
+            return True
+        if any(at in others for at, _ in self.leases):
+            return False
+        # The votes are in the order in which their rows got the first one.
+        labelled = [at for at in self.votes if self.groups[at] == self.groups[row]]
+        return not one_label or not labelled or labelled[0] == row
+
+    def claim(
+        self, proposed: list[int], annotator: str, size: int, review: bool, one_label: bool
+    ) -> tuple[int, ...]:
         self.settle()
         granted: list[int] = []
         for row in proposed:
             spent = self.budget is not None and self.total() >= self.budget
-            if len(granted) < size and not spent and self.is_free(row, annotator):
+            is_free = self.is_free(row, annotator, review) and self.group_is_open(row, one_label)
+            if len(granted) < size and not spent and is_free:
                 granted.append(row)
                 self.leases.add((row, annotator))
+                if self.lacking(row) < 0:
+                    self.extra[row] = self.extra.get(row, 0) - self.lacking(row)
         if granted:
-            self.log.append(("grant", annotator, tuple(granted)))
+            self.log.append(("grant", annotator, tuple(granted), review))
         return tuple(granted)
 
     def label(self, row: int, annotator: str, value: bytes, leased: bool) -> Outcome:
-        votes = self.votes.setdefault(row, {})
-        before = votes.get(annotator, RETRACTION)
+        before = self.votes.get(row, {}).get(annotator, RETRACTION)
         if value == before:
             return Outcome.UNCHANGED
+        votes = self.votes.setdefault(row, {})
         if value == RETRACTION:
             del votes[annotator]
+            if not votes:
+                del self.votes[row]
             return Outcome.RETRACTED
         votes[annotator] = value
         if before != RETRACTION:
             return Outcome.CORRECTED
-        if len(votes) > self.quota:
+        if len(votes) > self.quota + self.extra.get(row, 0):
             return Outcome.SURPLUS
         late = leased and (row, annotator) not in self.leases
         return Outcome.LATE if late else Outcome.NEW
@@ -116,8 +156,11 @@ class SessionMachine(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.store = self.run(RedisStore.connect(self.url))
-        self.session = self.run(a_session(self.store))
+        request = a_request(request_id=f"create-{uuid4()}")
+        create = self.store.create(f"session-{uuid4()}", a_config(1, None).settings(), request)
+        self.session = self.run(create)
         self.model = Model(1, None)
+        self.view = View(a_config(1, None), 1)
         self.answers: list[tuple[Any, Any]] = []
 
     def run(self, call: Any) -> Any:
@@ -131,10 +174,27 @@ class SessionMachine(RuleBasedStateMachine):
     def uid(self) -> str:
         return self.session.uid
 
-    def granted(self, proposed: list[int], annotator: str, size: int, lease_ms: int) -> Granted:
+    @initialize(groups=st.sampled_from([GROUPS, NO_GROUPS]))
+    def set_groups(self, groups: list[int]) -> None:
+        self.model.groups = groups
+
+    def granted(
+        self,
+        proposed: list[int],
+        annotator: str,
+        size: int,
+        lease_ms: int,
+        review: bool = False,
+        one_label: bool = False,
+    ) -> Granted:
         now = self.run(self.store.read(self.session.session_id))
         view = ViewKey(now.offset, now.revision, now.nonce, now.config_version)
-        claim = a_claim(proposed, annotator, size=size, view=view, lease_ms=lease_ms)
+        claim = replace(
+            a_claim([], annotator, size=size, view=view, lease_ms=lease_ms),
+            proposals=[Proposal(row, b"%d" % row, self.model.groups[row]) for row in proposed],
+            review=review,
+            one_label=one_label,
+        )
         answer = self.run(self.store.claim(self.uid, claim))
         assert isinstance(answer, Granted)
         if answer.rows and lease_ms == LONG_MS:
@@ -142,19 +202,27 @@ class SessionMachine(RuleBasedStateMachine):
             self.answers.append((lambda: self.store.claim(self.uid, claim), expected))
         return answer
 
-    @rule(proposed=rows, annotator=annotators, size=st.integers(1, ROWS))
-    def claim(self, proposed: list[int], annotator: str, size: int) -> None:
+    @rule(
+        proposed=rows,
+        annotator=annotators,
+        size=st.integers(1, ROWS),
+        review=st.booleans(),
+        one_label=st.booleans(),
+    )
+    def claim(
+        self, proposed: list[int], annotator: str, size: int, review: bool, one_label: bool
+    ) -> None:
         budget, before = self.model.budget, self.model.total()
-        expected = self.model.claim(proposed, annotator, size)
-        granted = self.granted(proposed, annotator, size, LONG_MS)
+        expected = self.model.claim(proposed, annotator, size, review, one_label)
+        granted = self.granted(proposed, annotator, size, LONG_MS, review, one_label)
         assert granted.rows == expected
         left = None if budget is None else max(0, budget - before)
         assert granted.budget_spent == (left is not None and left < size and len(expected) == left)
 
-    @rule(proposed=rows, annotator=annotators)
-    def claim_and_expire(self, proposed: list[int], annotator: str) -> None:
-        expected = self.model.claim(proposed, annotator, 3)
-        assert self.granted(proposed, annotator, 3, 1).rows == expected
+    @rule(proposed=rows, annotator=annotators, review=st.booleans())
+    def claim_and_expire(self, proposed: list[int], annotator: str, review: bool) -> None:
+        expected = self.model.claim(proposed, annotator, 3, review, False)
+        assert self.granted(proposed, annotator, 3, 1, review).rows == expected
         ended = {(row, annotator) for row in expected}
         while ended & {(at.row, at.annotator) for at in self.run(self.store.leases(self.uid))}:
             pass
@@ -164,7 +232,9 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(chosen=rows, annotator=annotators, value=values, leased=st.booleans())
     def label(self, chosen: list[int], annotator: str, value: bytes, leased: bool) -> None:
         request = a_request()
-        writes = [LabelWrite(row, f"item {row}", value, leased) for row in chosen]
+        writes = [
+            LabelWrite(row, f"item {row}", value, leased, self.model.groups[row]) for row in chosen
+        ]
         self.model.settle()
         expected = tuple(self.model.label(row, annotator, value, leased) for row in chosen)
         self.model.leases -= {(row, annotator) for row in chosen}
@@ -218,7 +288,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(quota=st.integers(1, 3), budget=st.one_of(st.none(), st.integers(0, 12)))
     def configure(self, quota: int, budget: int | None) -> None:
         version = self.model.config_version
-        changed = Settings(quota, budget, b"c")
+        changed = a_config(quota, budget).settings()
         record = self.run(self.store.configure(self.uid, a_request(), changed, version))
         assert record.settings == changed
         self.model.quota, self.model.budget = quota, budget
@@ -271,6 +341,13 @@ class SessionMachine(RuleBasedStateMachine):
         assert [entry.offset for entry in entries] == list(range(1, len(entries) + 1))
         assert sorted(entry.time_ms for entry in entries) == [e.time_ms for e in entries]
         assert [_plain(entry) for entry in entries] == self.model.log
+        self.view.apply(entries)
+        assert self.view.extra == self.model.extra
+        for row in range(ROWS):
+            for name in NAMES:
+                assert self.view.free_for(row, name) == self.model.is_free(row, name)
+                is_free = self.model.is_free(row, name, review=True)
+                assert self.view.free_for_review(row, name) == is_free
 
     @invariant()
     def stored_look_ups_agree(self) -> None:
@@ -283,6 +360,8 @@ class SessionMachine(RuleBasedStateMachine):
         assert votes == {row: votes for row, votes in self.model.votes.items() if votes}
         assert int(self.run(client.hget(names[0], "votes"))) == sum(map(len, votes.values()))
         held = {int(row): int(n) for row, n in self.run(client.hgetall(names[4])).items()}
+        extra = self.run(client.hgetall(names[8]))
+        assert {int(row): int(votes) for row, votes in extra.items()} == self.model.extra
         still = self.model.leases | self.model.due
         assert held == {row: sum(at == row for at, _ in still) for row in {at for at, _ in still}}
 
@@ -292,7 +371,7 @@ def _plain(entry: Any) -> tuple[Any, ...]:
         case ConfigEntry():
             return ("config", entry.config_version)
         case GrantEntry():
-            return ("grant", entry.annotator, entry.rows)
+            return ("grant", entry.annotator, entry.rows, entry.review)
         case LabelsEntry():
             (value,) = set(entry.values)
             outcomes = tuple(map(Outcome, entry.outcomes))

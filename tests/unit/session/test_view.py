@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from coresift.server.head import Task
-from coresift.server.session.config import SessionConfig, complete
+from coresift.server.session.config import SessionConfig
 from coresift.server.session.labels import UNSURE, pack_class
-from coresift.server.session.ranking import Snapshot
+from coresift.server.session.snapshot import Snapshot
 from coresift.server.session.view import View
 from coresift.server.state.entries import (
     ConfigEntry,
@@ -23,7 +23,7 @@ from coresift.server.state.entries import (
 from coresift.server.state.store import RETRACTION, Release, ViewKey
 
 NO, YES = pack_class(0), pack_class(1)
-CONFIG = complete(SessionConfig("p", "v", Task.BINARY, ()))
+CONFIG = SessionConfig("p", "v", Task.BINARY, ("no", "yes"))
 
 
 class Log:
@@ -49,8 +49,9 @@ class Log:
         entry = LabelsEntry(self.next, 0, "q", nonce, annotator, rows, ids, values, ())
         self.entries.append(entry)
 
-    def grant(self, annotator: str, *rows: int) -> None:
-        entry = GrantEntry(self.next, 0, "q", annotator, rows, len(rows), 9, 0, 0, 1, b"")
+    def grant(self, annotator: str, *rows: int, review: bool = False) -> None:
+        size = len(rows)
+        entry = GrantEntry(self.next, 0, "q", annotator, rows, size, 9, 0, 0, 1, b"", review)
         self.entries.append(entry)
 
     def release(self, annotator: str, reason: Release, *rows: int) -> None:
@@ -74,6 +75,8 @@ def contents(view: View) -> tuple[object, ...]:
         view.leases,
         view.skips,
         view.hidden,
+        view.under_voted,
+        view.extra,
         view.vote_count,
         view.config,
     )
@@ -91,19 +94,22 @@ def a_log() -> Log:
     log.grant("cyd", 5)
     log.expiry((5, "cyd"))
     log.config(replace(CONFIG, votes_per_item=2))
+    log.labels("cyd", (1, YES))
+    log.grant("dee", 1, review=True)
     return log
 
 
 def test_a_log_has_one_meaning() -> None:
     view = applied(a_log())
-    assert view.key() == ViewKey(11, 8, b"nonce 8", 2)
-    assert view.votes == {1: {"bob": NO}, 2: {"ann": UNSURE}}
+    assert view.key() == ViewKey(13, 12, b"nonce 12", 2)
+    assert view.votes == {1: {"bob": NO, "cyd": YES}, 2: {"ann": UNSURE}}
     assert list(view.ever) == [1, 2]
-    assert view.vote_count == 2
-    assert view.unsure_votes() == 1
-    assert view.leases == {}
+    assert view.vote_count == 3
+    assert view.leases == {1: {"dee"}}
+    assert view.extra == {1: 1}
+    assert view.under_voted == {1, 2}
     assert view.skips == {(3, "ann")}
-    assert view.hidden == {4}
+    assert list(view.hidden) == [4]
     assert view.config.votes_per_item == 2
 
 
@@ -196,3 +202,68 @@ def test_a_spent_budget_comes_back_with_leases_only() -> None:
     log.labels("dee", (2, YES))
     view.apply(log.entries)
     assert not view.waits_for_budget("eve", 9)  # spent by votes, which do not end
+
+
+def free_for_review(view: View, annotator: str, items: int = 6) -> list[int]:
+    return [row for row in range(items) if view.free_for_review(row, annotator)]
+
+
+def test_who_may_take_a_second_look() -> None:
+    log = Log()
+    log.labels("ann", (1, YES), (2, YES), (3, YES), (4, YES))
+    log.release("bob", Release.SKIP, 2)
+    log.release("bob", Release.CANNOT_LABEL, 3)
+    view = applied(log)
+    assert free_for_review(view, "ann") == []
+    assert free_for_review(view, "bob") == [1, 4]
+    assert free_for_review(view, "cyd") == [1, 2, 4]
+    log.grant("bob", 4, review=True)
+    view.apply(log.entries)
+    assert free_for_review(view, "cyd") == [1, 2]
+    assert (view.quota_of(4), view.quota_of(1)) == (2, 1)
+    assert view.under_voted == {4}
+    log.labels("bob", (4, YES))
+    view.apply(log.entries)
+    assert view.under_voted == set()
+    assert free_for_review(view, "cyd") == [1, 2, 4]
+    assert not view.free_for(4, "cyd")
+
+
+def test_a_second_look_raises_the_quota_by_what_it_needs() -> None:
+    log = Log(replace(CONFIG, votes_per_item=3))
+    log.labels("ann", (1, YES))
+    log.grant("bob", 1, review=True)
+    log.grant("cyd", 1, review=True)
+    view = applied(log)
+    assert view.extra == {}
+    assert not view.free_for_review(1, "dee")
+    log.labels("bob", (1, YES))
+    log.labels("cyd", (1, YES))
+    log.labels("dee", (1, YES))
+    log.grant("eve", 1, review=True)
+    view.apply(log.entries)
+    assert view.extra == {1: 2}
+    log.labels("dee", (1, RETRACTION))
+    log.expiry((1, "eve"))
+    view.apply(log.entries)
+    assert view.extra == {1: 2}  # for good
+    log.config(replace(CONFIG, votes_per_item=1))
+    view.apply(log.entries)
+    assert view.quota_of(1) == 3
+    assert view.under_voted == set()
+
+
+def test_an_expired_second_look_is_offered_to_all() -> None:
+    log = Log()
+    log.labels("ann", (1, YES))
+    log.grant("bob", 1, review=True)
+    view = applied(log)
+    assert view.waits_for("cyd")
+    assert not view.waits_for("ann")
+    assert view.waits_for_budget("cyd", 1)
+    log.expiry((1, "bob"))
+    view.apply(log.entries)
+    assert view.under_voted == {1}
+    assert view.free_for(1, "cyd")
+    assert not view.free_for(1, "ann")
+    assert view.blocked_rows("cyd").tolist() == [1]  # it has a vote

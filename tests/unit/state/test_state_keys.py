@@ -17,6 +17,12 @@ def test_a_sessions_keys_share_a_slot(request_id: str, annotator: str, k: int) -
     assert len(set(names)) == len(names)
 
 
+def test_all_but_what_ends_by_itself_is_removed_with_a_session() -> None:
+    keys = SessionKeys("0123456789abcdef")
+    left = {*keys.of_script("request", "ann"), keys.head} - {*keys.data([])}
+    assert {name.split(":")[2] for name in left} == {"hands", "answer"}
+
+
 @given(st.text(min_size=1, max_size=20), st.text(max_size=20), st.text(max_size=20))
 def test_a_spaces_keys_share_a_slot(space: str, one: str, other: str) -> None:
     keys = SpaceKeys(space)

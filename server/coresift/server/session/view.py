@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 
 import numpy as np
 
 from coresift.server.arrays import Rows
 from coresift.server.session.config import SessionConfig
-from coresift.server.session.labels import UNSURE
 from coresift.server.state.entries import (
     ConfigEntry,
     Entry,
@@ -19,6 +19,8 @@ from coresift.server.state.entries import (
 )
 from coresift.server.state.store import RETRACTION, Release, Settings, ViewKey
 
+HOUR_S = 3600
+
 
 class View:
     """Labels, leases and skips of a session at a log offset. Only the event loop changes it.
@@ -27,12 +29,15 @@ class View:
         offset, revision, nonce, config_version: the `ViewKey` of what was applied.
         votes: row -> {annotator: packed label}; the inner dictionaries are never changed in
             place, so that a shallow copy is a snapshot.
-        ever: rows that ever had a label, in the order of their first one.
+        ever: row -> offset of its first label, in that order; of rows that ever had one.
         leases: row -> annotators who hold it.
         skips: (row, annotator) pairs that are never offered again.
-        hidden: rows that nobody can label.
+        hidden: row -> offset of the entry that says that nobody can label it.
         under_voted: rows with some votes that lack further ones.
+        extra: row -> votes that second looks have added to its quota.
         configs: every configuration that the session has had, by version.
+        recent: seconds since the epoch with new or changed labels, and how many, ascending; of
+            the hour up to the newest.
     """
 
     def __init__(self, config: SessionConfig, config_version: int) -> None:
@@ -43,12 +48,14 @@ class View:
         self.revision = 0
         self.nonce = b""
         self.votes: dict[int, dict[str, bytes]] = {}
-        self.ever: dict[int, None] = {}
+        self.ever: dict[int, int] = {}
         self.leases: dict[int, frozenset[str]] = {}
         self.skips: set[tuple[int, str]] = set()
-        self.hidden: set[int] = set()
+        self.hidden: dict[int, int] = {}
         self.under_voted: set[int] = set()
+        self.extra: dict[int, int] = {}
         self.vote_count = 0
+        self.recent: deque[tuple[int, int]] = deque()
 
     def key(self) -> ViewKey:
         """What the store compares with its log."""
@@ -69,8 +76,7 @@ class View:
             case LabelsEntry():
                 self._label(entry)
             case GrantEntry():
-                for row in entry.rows:
-                    self.leases[row] = self.leases.get(row, frozenset()) | {entry.annotator}
+                self._grant(entry)
             case ReleaseEntry():
                 self._release(entry)
             case ExpiryEntry():
@@ -83,14 +89,25 @@ class View:
                 self.configs[entry.config_version] = self.config
                 self.under_voted = {row for row in self.votes if self._lacks_votes(row)}
 
+    def _grant(self, entry: GrantEntry) -> None:
+        for row in entry.rows:
+            holders = self.leases.get(row, frozenset()) | {entry.annotator}
+            self.leases[row] = holders
+            filled = len(self.votes.get(row, ())) + len(holders)
+            if entry.review and filled > self.quota_of(row):
+                self.extra[row] = filled - self.config.votes_per_item
+                self.under_voted.add(row)
+
     def _label(self, entry: LabelsEntry) -> None:
+        changed = 0
         for row, value in zip(entry.rows, entry.values, strict=True):
             before = self.votes.get(row, {})
             self.vote_count += (value != RETRACTION) - (entry.annotator in before)
+            changed += value not in (RETRACTION, before.get(entry.annotator))
             after = {name: vote for name, vote in before.items() if name != entry.annotator}
             if value != RETRACTION:
                 after[entry.annotator] = value
-                self.ever.setdefault(row)
+                self.ever.setdefault(row, entry.offset)
             if after:
                 self.votes[row] = after
             else:
@@ -101,6 +118,19 @@ class View:
                 self.under_voted.discard(row)
             self._end_lease(row, entry.annotator)
         self.revision, self.nonce = entry.offset, entry.nonce
+        if changed:
+            self._count(entry.time_ms // 1000, changed)
+
+    def _count(self, second: int, labels: int) -> None:
+        if self.recent and self.recent[-1][0] == second:
+            labels += self.recent.pop()[1]
+        self.recent.append((second, labels))
+        while self.recent[0][0] <= second - HOUR_S:
+            self.recent.popleft()
+
+    def labels_per_hour(self) -> int:
+        """New and changed labels in the hour that ends with the newest of them; 0 without any."""
+        return sum(labels for _, labels in self.recent)
 
     def _release(self, entry: ReleaseEntry) -> None:
         for row in entry.rows:
@@ -108,10 +138,10 @@ class View:
             if entry.reason == Release.SKIP:
                 self.skips.add((row, entry.annotator))
             elif entry.reason == Release.CANNOT_LABEL:
-                self.hidden.add(row)
+                self.hidden.setdefault(row, entry.offset)
 
     def _lacks_votes(self, row: int) -> bool:
-        return 0 < len(self.votes.get(row, ())) < self.config.votes_per_item
+        return 0 < len(self.votes.get(row, ())) < self.quota_of(row)
 
     def _end_lease(self, row: int, annotator: str) -> None:
         rest = self.leases.get(row, frozenset()) - {annotator}
@@ -120,13 +150,25 @@ class View:
         else:
             self.leases.pop(row, None)
 
+    def quota_of(self, row: int) -> int:
+        """Votes that the row may have."""
+        return self.config.votes_per_item + self.extra.get(row, 0)
+
     def free_for(self, row: int, annotator: str) -> bool:
         """Whether the row may be leased to the annotator, as far as this view knows."""
         voters, holders = self.votes.get(row, {}), self.leases.get(row, frozenset())
+        return len(voters) + len(holders) < self.quota_of(row) and self._is_open(row, annotator)
+
+    def free_for_review(self, row: int, annotator: str) -> bool:
+        """Whether a second look may lease the row: it has a vote, and nobody holds it or it lacks
+        votes."""
+        unheld = row not in self.leases and self._is_open(row, annotator)
+        return row in self.votes and (unheld or self.free_for(row, annotator))
+
+    def _is_open(self, row: int, annotator: str) -> bool:
         return (
-            len(voters) + len(holders) < self.config.votes_per_item
-            and annotator not in voters
-            and annotator not in holders
+            annotator not in self.votes.get(row, ())
+            and annotator not in self.leases.get(row, ())
             and row not in self.hidden
             and (row, annotator) not in self.skips
         )
@@ -134,12 +176,8 @@ class View:
     def waits_for(self, annotator: str) -> bool:
         """Whether a lease of others blocks an item that the annotator could label later."""
         return any(
-            annotator not in holders
-            and annotator not in (voters := self.votes.get(row, {}))
-            and len(voters) < self.config.votes_per_item
-            and row not in self.hidden
-            and (row, annotator) not in self.skips
-            for row, holders in self.leases.items()
+            len(self.votes.get(row, ())) < self.quota_of(row) and self._is_open(row, annotator)
+            for row in self.leases
         )
 
     def waits_for_budget(self, annotator: str, items: int) -> bool:
@@ -150,7 +188,7 @@ class View:
         full = (
             row
             for row, voters in self.votes.items()
-            if annotator in voters or len(voters) >= self.config.votes_per_item
+            if annotator in voters or len(voters) >= self.quota_of(row)
         )
         skipped = (row for row, name in self.skips if name == annotator)
         return len({*full, *skipped, *self.hidden}) < items
@@ -160,7 +198,3 @@ class View:
         leased = (row for row in self.leases if not self.free_for(row, annotator))
         skipped = (row for row, name in self.skips if name == annotator)
         return np.array(sorted({*self.votes, *self.hidden, *leased, *skipped}), np.int32)
-
-    def unsure_votes(self) -> int:
-        """Votes that say "unsure"."""
-        return sum(value == UNSURE for item in self.votes.values() for value in item.values())

@@ -43,6 +43,9 @@ class GrantEntry:
     view_revision: int
     config_version: int
     context: bytes
+    review: bool = False
+    """A second look: each row's quota was raised to its votes and leases with this one, if it
+    was lower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,7 @@ def _grant(offset: int, fields: dict[bytes, Any]) -> GrantEntry:
         fields[b"v"],
         fields[b"c"],
         fields[b"x"],
+        fields.get(b"k", False),
     )
 
 

@@ -39,7 +39,7 @@ class SessionKeys:
         """The keys every session script begins with, in the order of ``prelude.lua``."""
         hands, answer = f"hands:{annotator}", f"answer:{request_id}"
         names = ("meta", "log", "leases", hands, "held", "votes", "skips", answer)
-        return list(map(self._key, names))
+        return list(map(self._key, (*names, "extra", "groups")))
 
     @property
     def head(self) -> str:
@@ -50,7 +50,7 @@ class SessionKeys:
 
     def data(self, tables: list[str]) -> list[str]:
         """All that is removed with the session; answers and hands end by themselves."""
-        names = ("meta", "log", "leases", "held", "votes", "skips")
+        names = ("meta", "log", "leases", "held", "votes", "skips", "extra", "groups")
         return [*map(self._key, names), self.head, *map(self.neighbours, tables)]
 
 

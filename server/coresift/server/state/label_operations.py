@@ -22,8 +22,10 @@ from coresift.server.state.replies import (
 )
 from coresift.server.state.scripts import Script
 from coresift.server.state.store import (
+    MAX_GROUP,
     MAX_LABELS,
     MAX_PROPOSALS,
+    NO_GROUP,
     Behind,
     Claim,
     Granted,
@@ -31,6 +33,7 @@ from coresift.server.state.store import (
     LabelWrite,
     LiveLease,
     LogRead,
+    Proposal,
     Release,
     Renewed,
     Request,
@@ -64,7 +67,12 @@ class LabelOperations:
             "p": b"".join(proposal.payload for proposal in claim.proposals),
             "y": [len(proposal.payload) for proposal in claim.proposals],
             "x": claim.context,
+            **_groups(claim.proposals),
         }
+        if claim.review:
+            arguments["k"] = True
+        if claim.one_label:
+            arguments["o"] = True
         kind, *rest = await self._write("claim", scripts.CLAIM, uid, claim.request, arguments)
         if kind == b"rewound":
             return Rewound()
@@ -88,6 +96,7 @@ class LabelOperations:
             "r": pack([int(label.row) for label in labels]),
             "i": pack([label.item_id for label in labels]),
             "v": pack([label.value for label in labels]),
+            **_groups(labels),
         }
         reply = await self._write("labels", scripts.LABELS, uid, request, arguments)
         return labelled_of(reply[1], replayed=reply[0] == b"replayed")
@@ -173,6 +182,14 @@ def _unpacked(after: int, blobs: Sequence[bytes]) -> list[Entry]:
 
 def _distinct(rows: Sequence[int]) -> list[int]:
     return list(dict.fromkeys(map(int, rows)))
+
+
+def _groups(items: Sequence[Proposal] | Sequence[LabelWrite]) -> dict[str, list[int]]:
+    """The scripts' argument, absent where no item has a group."""
+    groups = [int(item.group) for item in items]
+    if any(not NO_GROUP <= group <= MAX_GROUP for group in groups):
+        raise ValueError(f"groups must be {NO_GROUP}..{MAX_GROUP}")
+    return {"g": groups} if any(group != NO_GROUP for group in groups) else {}
 
 
 def _limit(field: str, count: int, most: int) -> None:

@@ -18,6 +18,8 @@ from coresift.server.state.entries import Entry
 
 MAX_LABELS = 1_000
 MAX_PROPOSALS = 2_000
+MAX_GROUP = 2**53 - 1
+NO_GROUP = -1
 ANSWER_MS = 24 * 3600 * 1000
 """How long a write is remembered, and how long a deleted session is kept."""
 
@@ -49,7 +51,7 @@ class Settings:
     """The part of a session's configuration that the store itself enforces, and the rest."""
 
     quota: int
-    """Votes per item."""
+    """Votes per item; a second look may raise it for single items."""
     budget: int | None
     """Limit of votes and live leases together."""
     config: bytes
@@ -100,11 +102,20 @@ class Proposal:
 
     row: int
     payload: bytes
+    group: int = NO_GROUP
+    """Number of the row's group, up to `MAX_GROUP`. Two ways to group rows that one session has
+    had after each other must not share numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Asks to lease the first ``size`` proposals that are free for ``annotator``."""
+    """Asks to lease the first ``size`` proposals that are free for ``annotator``.
+
+    A row is free if the annotator neither holds nor has labelled nor skipped it, nobody has
+    hidden it, and its votes and leases are fewer than its quota: that of the session and what
+    second looks have added. A row with a group is free only while no other row of the group is
+    leased, and a claim gets at most one of them.
+    """
 
     request: Request
     annotator: str
@@ -116,6 +127,12 @@ class Claim:
     proposals: Sequence[Proposal]
     context: bytes
     """Kept with the answer (phase, head)."""
+    review: bool = False
+    """A second look: only rows with a vote are free, also those that nobody holds and that have
+    all their votes. Such a lease raises the row's quota by what it needs, for good: where it
+    ends without a label, the row lacks a vote and is offered to all."""
+    one_label: bool = False
+    """Of a group in which rows are labelled, only the one that was labelled first is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +178,10 @@ class LabelWrite:
     """Packed label; `RETRACTION` takes it back."""
     leased: bool
     """A lease token was shown (and its MAC holds)."""
+    group: int = NO_GROUP
+    """As of `Proposal`; the row's group counts as labelled while the row has a vote, for claims
+    with ``one_label``. To be given with retractions too; needed only where such claims occur.
+    Of a group the store remembers the first 1,000 labelled rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +258,7 @@ class Store(Protocol):
         ...
 
     async def claim(self, uid: str, claim: Claim) -> Granted | Behind | Rewound:
-        """Lease proposals. Never grants what the quota, a vote, a lease or a skip forbids."""
+        """Lease proposals. Never grants what quota, vote, lease, skip or group forbids."""
         ...
 
     async def add_labels(

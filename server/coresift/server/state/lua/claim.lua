@@ -1,7 +1,10 @@
 -- Leases the first `size` proposals that are free for the annotator.
 -- Arguments: q request_id, d digest, a annotator, z size, l lease ms, vp, vr, vn, vc the view's
 --   position, revision, nonce and config version, w wanted revision (-1: the newest),
---   r proposed rows, p their payloads one after the other, y bytes of each, x context.
+--   r proposed rows, p their payloads one after the other, y bytes of each, x context, k true for
+--   a second look at labelled rows, g groups of the proposed rows (-1: none; absent: none has
+--   one), o true for one label a group.
+-- Entry: q, a, r rows, z, e deadline, p, v, c of the view, x, k true for a second look.
 -- Answer: e deadline, r rows, p payloads, v revision of the view, c config version, x context,
 --   b 1 if the budget cut the batch short, n when the earliest lease ends (-1: no lease).
 -- Reply: "granted", the answer, entries after the view (maybe not all), newest position;
@@ -50,31 +53,62 @@ if s.budget >= 0 then
 end
 
 local rows, numbers, payloads, counts, taken = {}, {}, {}, {}, {}
+local raised, led, is_led = {}, {}, {}
 local ends = {[0] = 0}
 for i, bytes in ipairs(a.y) do
   ends[i] = ends[i - 1] + bytes
 end
 local hides = redis.call('EXISTS', KEYS[SKIPS]) == 1
+local raises = redis.call('EXISTS', KEYS[EXTRA]) == 1
+local grouped = a.g and redis.call('EXISTS', KEYS[GROUPS]) == 1
 
--- votes: packed or false; held: the number of leases.
-local function is_free(row, votes, held)
-  if taken[row] or held >= s.quota then
-    return false
+-- Votes and leases on a row with the one asked for, nil if it is not free. votes: packed or false;
+-- held: the number of leases; quota: of the row. A second look needs a vote, and may exceed the
+-- quota of a row that nobody holds.
+local function filled(row, votes, held, quota)
+  if taken[row] or held >= quota or (a.k and not votes) then
+    return nil
   end
+  local count = held + 1
   if votes then
-    if s.quota == 1 then
-      return false
+    if quota == 1 and not a.k then
+      return nil
     end
     votes = cmsgpack.unpack(votes)
-    local count = held
     for _ in pairs(votes) do
       count = count + 1
     end
-    if votes[a.a] or count >= s.quota then
-      return false
+    if votes[a.a] or (count > quota and not (a.k and held == 0)) then
+      return nil
     end
   end
-  return held == 0 or not redis.call('ZSCORE', KEYS[LEASES], lease_of(row, a.a))
+  if held > 0 and redis.call('ZSCORE', KEYS[LEASES], lease_of(row, a.a)) then
+    return nil
+  end
+  return count
+end
+
+-- Whether another row of the group is leased, or with one label a group is its labelled one.
+local function group_is_taken(group, row)
+  if is_led[group] then
+    return true
+  end
+  if not grouped then
+    return false
+  end
+  local leased, labelled =
+    unpack(redis.call('HMGET', KEYS[GROUPS], leased_in(group), labelled_in(group)))
+  if leased and leased ~= row and redis.call('HEXISTS', KEYS[HELD], leased) == 1 then
+    return true
+  end
+  if a.o and labelled then
+    for _, other in ipairs(cmsgpack.unpack(labelled)) do
+      if redis.call('HEXISTS', KEYS[VOTES], other) == 1 then
+        return other ~= row
+      end
+    end
+  end
+  return false
 end
 
 -- Most claims end within the first piece.
@@ -91,15 +125,27 @@ local function take(from, to)
   local votes = redis.call('HMGET', KEYS[VOTES], unpack(names))
   local held = redis.call('HMGET', KEYS[HELD], unpack(names))
   local hidden = hides and redis.call('SMISMEMBER', KEYS[SKIPS], unpack(marks))
+  local extras = raises and redis.call('HMGET', KEYS[EXTRA], unpack(names))
   for i, row in ipairs(names) do
     if #rows == size then
       return
     end
     local skipped = hidden and (hidden[2 * i - 1] == 1 or hidden[2 * i] == 1)
-    local count = tonumber(held[i] or 0)
-    if not skipped and is_free(row, votes[i], count) then
-      local at = from + i - 1
+    local at, count = from + i - 1, tonumber(held[i] or 0)
+    local quota = s.quota + (extras and tonumber(extras[i] or 0) or 0)
+    local fills = not skipped and filled(row, votes[i], count, quota)
+    local group = a.g and a.g[at] or -1
+    if fills and (group < 0 or not group_is_taken(group, row)) then
       taken[row] = true
+      if fills > quota then
+        raised[#raised + 1] = row
+        raised[#raised + 1] = fills - s.quota
+      end
+      if group >= 0 then
+        is_led[group] = true
+        led[#led + 1] = leased_in(group)
+        led[#led + 1] = row
+      end
       rows[#rows + 1] = row
       numbers[#numbers + 1] = a.r[at]
       payloads[#payloads + 1] = string.sub(a.p, ends[at - 1] + 1, ends[at])
@@ -117,8 +163,10 @@ end
 local deadline = s.now + a.l
 if #rows > 0 then
   append(s, {t = 'G', q = a.q, a = a.a, r = numbers, z = a.z, e = deadline, p = a.vp, v = a.vr,
-    c = s.cv, x = a.x})
+    c = s.cv, x = a.x, k = a.k})
   start_leases(rows, counts, a.a, deadline)
+  in_batches('HSET', KEYS[EXTRA], raised)
+  in_batches('HSET', KEYS[GROUPS], led)
   save(s)
 end
 local first = redis.call('ZRANGE', KEYS[LEASES], 0, 0, 'WITHSCORES')

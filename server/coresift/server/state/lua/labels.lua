@@ -1,11 +1,15 @@
 -- Commits labels of one annotator and ends that annotator's leases on their rows.
 -- Arguments: q request_id, d digest, a annotator, n nonce of the entry, f one byte a label ("1":
 --   a lease was shown), and three packed lists that the entry holds as they are: r rows,
---   i item_ids, v values. An empty value takes the label back.
+--   i item_ids, v values. An empty value takes the label back. g groups of the rows, one a label
+--   (-1: none; absent: none has one).
 -- Answer: u outcomes, one byte a label, v revision, n nonce, c config version.
 -- Reply: "done", the answer.
 
 local NEW, CORRECTED, RETRACTED, UNCHANGED, LATE, SURPLUS = 1, 2, 3, 4, 5, 6
+-- Remembered labelled rows of a group: more than one come from labels without a lease only, and
+-- the next is needed when the first loses its votes.
+local GROUP_ROWS = 1000
 
 local a = cmsgpack.unpack(ARGV[2])
 local s, no = open()
@@ -19,19 +23,21 @@ end
 settle(s)
 
 local values = cmsgpack.unpack(a.v)
-local rows, seen, distinct = {}, {}, {}
+local rows, seen, distinct, groups = {}, {}, {}, {}
 for i, number in ipairs(cmsgpack.unpack(a.r)) do
   local row = string.format('%d', number)
   rows[i] = row
   if not seen[row] then
     seen[row] = true
     distinct[#distinct + 1] = row
+    groups[#distinct] = a.g and a.g[i]
   end
 end
 local live = live_leases(s, distinct, a.a)
-local votes = {}
+local votes, had = {}, {}
 for i, packed in ipairs(redis.call('HMGET', KEYS[VOTES], unpack(distinct))) do
   votes[distinct[i]] = packed and cmsgpack.unpack(packed) or {}
+  had[distinct[i]] = packed
 end
 
 local changed = {}
@@ -58,7 +64,11 @@ local function put(row, value)
   if before then
     return CORRECTED
   end
-  return others >= s.quota and SURPLUS or nil
+  if others < s.quota then
+    return nil
+  end
+  local extra = redis.call('HGET', KEYS[EXTRA], row)
+  return others >= s.quota + (extra or 0) and SURPLUS or nil
 end
 
 local outcomes = {}
@@ -83,11 +93,45 @@ for _, row in ipairs(distinct) do
   end
 end
 
+-- The fields of `groups` that change: rows keep their places in their group's list, and one that
+-- had no vote before goes to the end.
+local function labelled_groups()
+  local mine, fields = {}, {}
+  for i, group in ipairs(groups) do
+    if group >= 0 then
+      mine[group] = mine[group] or {}
+      table.insert(mine[group], distinct[i])
+    end
+  end
+  for group, added in pairs(mine) do
+    local packed = redis.call('HGET', KEYS[GROUPS], labelled_in(group))
+    local listed, is_listed = {}, {}
+    for _, row in ipairs(packed and cmsgpack.unpack(packed) or {}) do
+      if not seen[row] or (had[row] and next(votes[row])) then
+        listed[#listed + 1] = row
+        is_listed[row] = true
+      end
+    end
+    for _, row in ipairs(added) do
+      if next(votes[row]) and not is_listed[row] and #listed < GROUP_ROWS then
+        listed[#listed + 1] = row
+      end
+    end
+    if packed or #listed > 0 then
+      fields[#fields + 1] = labelled_in(group)
+      fields[#fields + 1] = cmsgpack.pack(listed)
+    end
+  end
+  return fields
+end
+local labelled = a.g and labelled_groups() or {}
+
 append(s, {t = 'L', q = a.q, a = a.a, n = a.n, r = a.r, i = a.i, v = a.v, u = outcomes})
 s.rev = s.pos
 s.nonce = a.n
 save(s)
 in_batches('HSET', KEYS[VOTES], kept)
 in_batches('HDEL', KEYS[VOTES], gone)
+in_batches('HSET', KEYS[GROUPS], labelled)
 end_leases(ended, a.a)
 return {'done', keep_answer({o = 'labels', d = a.d, u = outcomes, v = s.rev, n = a.n, c = s.cv})}

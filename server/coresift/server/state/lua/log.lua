@@ -1,5 +1,5 @@
 -- Reads a piece of the log, and the session.
--- KEYS: 9 head (hash: key, head).
+-- KEYS: 11 head (hash: key, head).
 -- Arguments: p after this position, n up to so many entries.
 -- Reply: "log", the record, packed entries, 1 if that is all that was asked for, the head of the
 --   newest revision and configuration (false: not there, or more entries follow).
@@ -14,7 +14,7 @@ local entries = tail(a.p, wanted)
 local whole = #entries >= wanted
 local head = false
 if whole then
-  local published = redis.call('HMGET', KEYS[9], 'key', 'head')
+  local published = redis.call('HMGET', KEYS[11], 'key', 'head')
   if published[1] == current_head(s) then
     head = published[2]
   end

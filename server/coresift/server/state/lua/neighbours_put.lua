@@ -1,5 +1,5 @@
 -- Keeps neighbours of up to 1,000 rows.
--- KEYS: 9 neighbours (hash: row -> int32 numbers).
+-- KEYS: 11 neighbours (hash: row -> int32 numbers).
 -- ARGV: 2 name of the table, 3 the neighbours one row after the other, 4... rows.
 -- Reply: "done".
 
@@ -18,5 +18,5 @@ local tables = redis.call('HGET', KEYS[META], 'tables') or ''
 if not string.find(',' .. tables .. ',', ',' .. ARGV[2] .. ',', 1, true) then
   redis.call('HSET', KEYS[META], 'tables', tables == '' and ARGV[2] or tables .. ',' .. ARGV[2])
 end
-in_batches('HSET', KEYS[9], fields)
+in_batches('HSET', KEYS[11], fields)
 return {'done'}

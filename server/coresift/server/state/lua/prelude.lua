@@ -11,6 +11,11 @@
 --   6 votes  hash    row -> packed {annotator: newest value}; retracted ones are absent
 --   7 skips  set     "row:annotator", and "row" alone for nobody can label it
 --   8 answer string  packed map kept for a repeated request: o operation, d digest, e end
+--   9 extra  hash    row -> votes that the row may have beyond the quota; absent for none
+--  10 groups hash    "l<group>" -> the row of the group that was leased last; "v<group>" -> packed
+--                    rows of the group that have had votes, in the order of their first one. Both
+--                    are hints: a lease counts while the row is in held, a label while it is in
+--                    votes, so whatever ends a lease or takes a vote back frees the group
 -- ARGV: 1 uid; 2 a packed map of the script's own arguments, where it has any.
 -- Reply: a list; 1 is its kind: "refused" (2 reason, 3 detail), "replayed" (2 the kept answer), or
 --   what the script's header names.
@@ -18,6 +23,7 @@
 -- First all is read and checked, then only what cannot fail is written: Lua does not roll back.
 
 local META, LOG, LEASES, HANDS, HELD, VOTES, SKIPS, ANSWER = 1, 2, 3, 4, 5, 6, 7, 8
+local EXTRA, GROUPS = 9, 10
 local FORMAT = 1
 local ANSWER_MS = 86400000
 -- Longer than any lease, so that it never ends before what it lists.
@@ -97,6 +103,15 @@ end
 
 local function lease_of(row, annotator)
   return row .. ':' .. annotator
+end
+
+-- Fields of `groups`.
+local function leased_in(group)
+  return string.format('l%d', group)
+end
+
+local function labelled_in(group)
+  return string.format('v%d', group)
 end
 
 -- Takes a lease off the counts in `held`, for each row as often as it is named.
