@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -52,6 +54,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return _Watch(self._metrics, kind, self._service, method)
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call under way: when it began (perf_counter), and facts for the log."""
+
+    began: float
+    facts: dict[str, str]
+
+
 class _Watch:
     """Counts, times, logs and translates the calls of one method."""
 
@@ -64,35 +74,49 @@ class _Watch:
 
     def unary(self, inner: Callable[..., Any]) -> Callable[..., Any]:
         async def handle(request: Any, context: Any) -> Any:
-            self._started.inc()
-            began = time.perf_counter()
+            call = self._begun(request, context)
             try:
                 response = await inner(request, context)
             except BaseException as error:
-                await self._failed(error, request, context, began)
+                await self._failed(error, context, call)
                 raise
-            self._ended("OK", request, context, began)
+            self._ended("OK", call)
             return response
 
         return handle
 
-    def stream(self, inner: Callable[..., AsyncIterator[Any]]) -> Callable[..., Any]:
+    def stream(self, inner: Callable[..., AsyncGenerator[Any, None]]) -> Callable[..., Any]:
         async def handle(request: Any, context: Any) -> AsyncIterator[Any]:
-            self._started.inc()
-            began = time.perf_counter()
+            call = self._begun(request, context)
             try:
-                async for response in inner(request, context):
-                    yield response
+                async with aclosing(inner(request, context)) as responses:
+                    async for response in responses:
+                        yield response
             except BaseException as error:
-                await self._failed(error, request, context, began)
+                await self._failed(error, context, call)
                 raise
-            self._ended("OK", request, context, began)
+            self._ended("OK", call)
 
         return handle
 
-    async def _failed(self, error: BaseException, request: Any, context: Any, began: float) -> None:
+    def _begun(self, request: Any, context: Any) -> _Call:
+        """What the log will say of the call, read while it is alive.
+
+        The generator of a cancelled stream is closed some time after gRPC has freed the call:
+        asking the context for the peer then ends the process with a segmentation fault.
+        """
+        self._started.inc()
+        facts = {"peer": context.peer()}
+        if session_id := getattr(request, "session_id", ""):
+            facts["session_id"] = session_id
+        metadata = dict(context.invocation_metadata() or ())
+        if trace := metadata.get("traceparent"):
+            facts["traceparent"] = str(trace)
+        return _Call(time.perf_counter(), facts)
+
+    async def _failed(self, error: BaseException, context: Any, call: _Call) -> None:
         if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
-            self._ended("CANCELLED", request, context, began)
+            self._ended("CANCELLED", call)
             return
         if not isinstance(error, CoresiftError):
             incident = secrets.token_hex(6)
@@ -100,24 +124,12 @@ class _Watch:
             error = CoresiftError(
                 Reason.INTERNAL, f"a defect of the server, incident {incident}", incident=incident
             )
-        code = CODES[error.reason].name
-        self._ended(code, request, context, began, reason=error.reason.value)
+        self._ended(CODES[error.reason].name, call, reason=error.reason.value)
         await context.abort_with_status(to_status(error))
 
-    def _ended(self, code: str, request: Any, context: Any, began: float, **facts: str) -> None:
-        seconds = time.perf_counter() - began
+    def _ended(self, code: str, call: _Call, **facts: str) -> None:
+        seconds = time.perf_counter() - call.began
         self._handled.labels(*self._labels, code).inc()
         self._seconds.observe(seconds)
-        if session_id := getattr(request, "session_id", ""):
-            facts["session_id"] = session_id
-        metadata = dict(context.invocation_metadata() or ())
-        if trace := metadata.get("traceparent"):
-            facts["traceparent"] = str(trace)
-        log.info(
-            "call",
-            method=self._method,
-            code=code,
-            ms=round(1e3 * seconds, 2),
-            peer=context.peer(),
-            **facts,
-        )
+        ms = round(1e3 * seconds, 2)
+        log.info("call", method=self._method, code=code, ms=ms, **call.facts, **facts)
