@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.benchmarks.process import Server
 
+import coresift.client
 from coresift.server.pool.builder import BuildOptions, InputFiles, build_pool
 
 ROOT = Path(__file__).parents[2]
@@ -23,12 +24,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
 
 
 def test_the_example_runs_in_twelve_lines(server: Server) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    example, growing = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     lines = [line for line in example.splitlines() if line.strip()]
     assert len(lines) <= 12
     found: dict[str, object] = {}
     with server as running:
         exec(example.replace("127.0.0.1:50051", running.listen), found)  # noqa: S102
+        names = {name: getattr(coresift.client, name) for name in coresift.client.__all__}
+        with coresift.client.Client(running.listen) as client:
+            exec(growing, names | {"client": client})  # noqa: S102
     assert len(found["batch"]) == 20  # type: ignore[arg-type]
     assert len(found["keep"].item_ids) == 200  # type: ignore[attr-defined]
 

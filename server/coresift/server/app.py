@@ -32,14 +32,18 @@ from coresift.server.rpc.interceptor import CallInterceptor
 from coresift.server.rpc.service import SERVICE, SelectionService
 from coresift.server.rpc.services import Services
 from coresift.server.session.batches import Batches
+from coresift.server.session.consensus import ConsensusLists
 from coresift.server.session.coreset_jobs import CoresetJobs
 from coresift.server.session.coreset_plans import Planner
 from coresift.server.session.labeling import Labeling
 from coresift.server.session.lifecycle import Lifecycle
 from coresift.server.session.live import LiveSessions
+from coresift.server.session.materials import Loader
 from coresift.server.session.model import Modelling
 from coresift.server.session.pools import Pools
+from coresift.server.session.progress import ProgressReports
 from coresift.server.session.signals import Signals
+from coresift.server.session.vector_scores import VectorScoring
 from coresift.server.session.workers import Workers
 from coresift.server.state.embedded import EmbeddedRedis
 from coresift.server.state.redis_store import RedisStore
@@ -140,18 +144,23 @@ async def _services(
     workers, job_workers = Workers(config.worker_threads), Workers(2, stay_alone)
     stack.push_async_callback(workers.drain, 1.0)
     stack.push_async_callback(job_workers.drain, 1.0)
-    sessions = LiveSessions(pools, store, workers, metrics)
+    loader = Loader(pools, artifacts)
+    signals = Signals(pools, store, artifacts, workers)
+    sessions = LiveSessions(pools, loader, store, workers, metrics)
     coresets = CoresetJobs(
         Planner(pools, sessions, store, workers), store, artifacts, job_workers, metrics
     )
     return Services(
         pools=pools,
         sessions=sessions,
-        lifecycle=Lifecycle(pools, sessions, store),
+        lifecycle=Lifecycle(pools, sessions, signals, loader, store, workers),
+        progress=ProgressReports(store, workers),
+        consensus=ConsensusLists(workers),
         batches=Batches(store, workers, metrics),
         labeling=Labeling(store, metrics),
         modelling=Modelling(workers),
-        signals=Signals(pools, store, artifacts, workers),
+        vectors=VectorScoring(workers),
+        signals=signals,
         coresets=coresets,
     )
 

@@ -8,12 +8,15 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from tests.fixtures.servers import Pools, Replicas, ServerProcess, is_spam
 
 from coresift.client import All, Client, Outcome, Phase, Seals
+from coresift.server.artifacts import Artifacts
 from coresift.server.pool.pool import Pool
+from coresift.server.session.materials import Loader
 from coresift.server.session.pools import Pools as LoadedPools
 from coresift.server.session.replay import read_log, replay
 from coresift.server.state.entries import GrantEntry, LabelsEntry
@@ -97,7 +100,7 @@ def run(*words: str) -> str:
 
 
 async def test_the_log_replayed_elsewhere_gives_the_same_picks(
-    both: tuple[Client, Client], redis_url: str, pools: Pools
+    both: tuple[Client, Client], redis_url: str, pools: Pools, tmp_path: Path
 ) -> None:
     session = (
         both[0].create_session("things", votes_per_item=2, candidates=Seals(10), seed=6).session_id
@@ -113,13 +116,13 @@ async def test_the_log_replayed_elsewhere_gives_the_same_picks(
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(work, range(8)))
-    both[1].update_session(session, strategy="random", candidates=All())
+    both[1].update_session(session, strategy="random", candidates=All(), filter="")
     work(9)
     store = await RedisStore.connect(redis_url)
     log = await read_log(store, session)
     await store.close()
     pool = Pool.open(pools.things.directory)
-    report = replay(LoadedPools([pool]), log)
+    report = replay(Loader(LoadedPools([pool]), Artifacts(str(tmp_path))), log)
     pool.close()
     assert report.differences == ()
     grants = [entry for entry in log if isinstance(entry, GrantEntry)]

@@ -16,10 +16,14 @@ from coresift.client import (
     RETRACT,
     UNSURE,
     All,
+    Anchors,
+    BatchPolicy,
     Client,
+    Groups,
     HeadConfig,
     Label,
     Metric,
+    Mix,
     NotFound,
     Outcome,
     Phase,
@@ -27,6 +31,8 @@ from coresift.client import (
     ReleaseReason,
     Seals,
     StopAdvice,
+    StopRule,
+    Strategy,
     Task,
 )
 from coresift.v1 import selection_pb2 as pb
@@ -63,7 +69,7 @@ def test_create_session(client: Client) -> None:
     )
     assert session.session_id == chosen
     assert (session.task, session.classes) == (Task.MULTICLASS, ("ham", "eggs"))
-    assert (session.strategy, session.candidates) == ("margin", Seals(7))
+    assert (session.strategy, session.candidates) == (Strategy("margin"), Seals(7))
     assert (session.head, session.seed) == (HeadConfig(2.5, "balanced"), 2**64 - 1)  # type: ignore[arg-type]
     assert (session.votes_per_item, session.label_budget) == (3, 0)
     assert session.lease_duration == timedelta(seconds=90.5)
@@ -71,10 +77,33 @@ def test_create_session(client: Client) -> None:
     assert (session.basis.config_version, session.basis.revision) == (1, 0)
     plain = client.create_session("growing")
     assert plain.classes == ("negative", "positive")
-    assert (plain.strategy, plain.candidates) == ("max_entropy", Seals(100))
+    assert (plain.strategy, plain.candidates) == (Strategy("max_entropy"), Seals(100))
     assert (plain.head, plain.votes_per_item, plain.label_budget) == (HeadConfig(), 1, None)
     assert plain.lease_duration == timedelta(minutes=15)
     assert plain.pool_version == client.get_pool("growing").version
+    assert (plain.filter, plain.batch, plain.groups) == ("", BatchPolicy("top"), None)
+    assert (plain.explore_fraction, plain.validation_size, plain.prior_head) == (0.0, 0, "")
+    mix = Mix([(Strategy("information_density", beta=2.5), 3.0), (Strategy("random"), 1.0)])
+    batch = BatchPolicy("power", beta=2.0, max_similarity=0.9, class_shares={"eggs": 0.5})
+    full = client.create_session(
+        "things",
+        Task.MULTICLASS,
+        ["ham", "eggs"],
+        strategy=mix,
+        candidates=Anchors(50, per_class=3, neighbours=7),
+        filter="text != 'a spam'",
+        batch=batch,
+        groups=Groups("uri", one_label=True),
+        explore_fraction=0.25,
+        validation_size=12,
+        stop=StopRule(0.9, confidence=0.8, class_name="eggs"),
+    )
+    assert (full.strategy, full.batch, full.filter) == (mix, batch, "text != 'a spam'")
+    assert full.candidates == Anchors(50, per_class=3, neighbours=7)
+    assert full.groups == Groups("uri", one_lease=True, one_label=True)
+    assert (full.explore_fraction, full.validation_size) == (0.25, 12)
+    assert full.stop == StopRule(0.9, confidence=0.8, class_name="eggs")
+    assert client.get_session(full) == full
 
 
 def test_get_session(client: Client) -> None:
@@ -99,13 +128,14 @@ def test_update_session(client: Client) -> None:
         session,
         strategy="random",
         candidates=All(),
+        filter="",
         head=HeadConfig(7.0),
         votes_per_item=2,
         label_budget=None,
         lease_duration=30,
         expected_config_version=1,
     )
-    assert (changed.strategy, changed.candidates) == ("random", All())
+    assert (changed.strategy, changed.candidates) == (Strategy("random"), All())
     assert (changed.head.c, changed.votes_per_item, changed.label_budget) == (7.0, 2, None)
     assert changed.lease_duration == timedelta(seconds=30)
     assert changed.basis.config_version == 2
@@ -115,7 +145,7 @@ def test_update_session(client: Client) -> None:
         session.pool_version,
     )
     kept = client.update_session(session, strategy="margin", label_budget=KEEP)
-    assert (kept.strategy, kept.candidates, kept.votes_per_item) == ("margin", All(), 2)
+    assert (kept.strategy, kept.candidates, kept.votes_per_item) == (Strategy("margin"), All(), 2)
     assert client.get_session(session) == kept
 
 
@@ -137,7 +167,7 @@ def test_delete_session(client: Client) -> None:
     assert taken.value.reason is Reason.SESSION_EXISTS  # type: ignore[attr-defined]
 
 
-def test_get_session_progress(client: Client) -> None:
+def test_get_session_progress(client: Client, stub: SelectionServiceStub) -> None:
     session = client.create_session("things", candidates=All(), label_budget=12)
     empty = client.progress(session)
     assert (empty.pool_items, empty.labelled_items, empty.votes) == (600, 0, 0)
@@ -158,6 +188,12 @@ def test_get_session_progress(client: Client) -> None:
     assert now.basis.head_version == client.head(session).basis.head_version != ""
     client.add_labels(session, {"item-60": "negative", "item-61": "negative"}, "ann")
     assert client.progress(session).stop_advice is StopAdvice.BUDGET_SPENT
+    answer = stub.GetSessionProgress(pb.GetSessionProgressRequest(session_id=session.session_id))
+    assert answer.stop_reason == "the label budget of 12 is spent"
+    assert (answer.eligible_items, answer.labels_per_hour) == (600, 13)
+    assert not answer.HasField("validation")
+    assert list(answer.head_agreement) == []
+    assert answer.random_sample.class_name == "positive"
 
 
 def test_next_batch(client: Client) -> None:
@@ -258,6 +294,24 @@ def test_list_leases(client: Client) -> None:
     assert set(client.add_labels(session, labels, "ann", batch=mine).outcomes) == {Outcome.NEW}
     assert {lease.annotator for lease in client.list_leases(session)} == {"bob"}
     assert len(bob) == 5
+
+
+def test_list_consensus(client: Client, stub: SelectionServiceStub) -> None:
+    session = client.create_session("things", votes_per_item=2)
+    client.add_labels(session, {"item-9": "positive", "item-2": "negative"}, "bob")
+    client.add_labels(session, {"item-9": "positive", "item-2": "positive"}, "ann")
+    request = pb.ListConsensusRequest(session_id=session.session_id)
+    answer = stub.ListConsensus(request)
+    assert answer.basis.revision == client.progress(session).basis.revision
+    assert [(i.item_id, i.class_name, i.agreement) for i in answer.items] == [
+        ("item-2", "", 0.5),
+        ("item-9", "positive", 1.0),
+    ]
+    assert [item.is_conflict for item in answer.items] == [True, False]
+    shares = [(a.annotator, a.votes, a.compared, a.agreed) for a in answer.annotators]
+    assert shares == [("ann", 2, 2, 1), ("bob", 2, 2, 1)]
+    request.only_conflicts = True
+    assert list(stub.ListConsensus(request).items) == [answer.items[0]]
 
 
 def test_list_labels(client: Client, stub: SelectionServiceStub) -> None:
@@ -432,6 +486,18 @@ def test_get_pool(client: Client, pools: Pools) -> None:
     assert newest.items == 240
     oldest = client.get_pool("growing", newest.parent_version)
     assert (oldest.items, oldest.parent_version) == (200, "")
+
+
+def test_get_items(client: Client, pools: Pools) -> None:
+    three, zero = pools.things.item_ids[3], pools.things.item_ids[0]
+    found = client.get_items("things", [three, "nothing", zero])
+    assert list(found.metadata) == [three, zero]
+    assert found.metadata[three]["text"] == "a ham"
+    assert found.missing == ("nothing",)
+    oldest = client.get_pool("growing").parent_version
+    newer = pools.grown.item_ids[-1]
+    assert client.get_items("growing", [newer], pool_version=oldest).missing == (newer,)
+    assert not client.get_items("growing", [newer]).missing
 
 
 def test_list_pools(client: Client) -> None:

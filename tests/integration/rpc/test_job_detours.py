@@ -17,7 +17,7 @@ import msgpack
 import pyarrow as pa
 import pytest
 import pytest_asyncio
-from tests.fixtures.replicas import Replica
+from tests.fixtures.replicas import Replica, only
 from tests.fixtures.servers import Pools, ServerProcess, serve_options
 from tests.fixtures.sessions import a_request
 
@@ -189,7 +189,7 @@ async def test_the_next_attacher_takes_over_what_was_planned(
     if meanwhile == "labels":
         await two.replica.label(session, {row: (YES, NO)[row % 3 == 2] for row in range(60, 90)})
     elif meanwhile == "settings":
-        changes = {"strategy": "random", "votes_per_item": 2}
+        changes = {"mix": only("random"), "votes_per_item": 2}
         await two.replica.lifecycle.update(session, changes, None, a_request())
     elif meanwhile == "a pool version":
         version = opened[1].manifest.version

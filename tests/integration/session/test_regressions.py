@@ -18,16 +18,17 @@ import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fixtures.pools import make_pool, write_inputs
-from tests.fixtures.replicas import Replica, now, rows_of
+from tests.fixtures.replicas import Replica, now, only, rows_of
 from tests.fixtures.sessions import a_request, a_session
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import Task
 from coresift.server.pool.builder import AppendOptions, append_pool
 from coresift.server.pool.pool import Pool
+from coresift.server.selection.candidates import All, Seals
 from coresift.server.session import signals
 from coresift.server.session.candidates import Candidates
-from coresift.server.session.config import SessionConfig, complete
+from coresift.server.session.config import BatchConfig, GroupRule, SessionConfig
 from coresift.server.session.labels import pack_class
 from coresift.server.session.neighbourhood import Neighbourhood
 from coresift.server.session.signals import SignalHeader, SignalKind, Upload
@@ -115,14 +116,14 @@ async def test_an_update_is_repeated_after_later_ones(pair: Pair, versions: list
         await one.lifecycle.update(session, {"pool_version": pool.manifest.version}, None, request)
         for pool, request in zip(versions[1:], requests, strict=True)
     ]
-    await one.lifecycle.update(session, {"strategy": "random"}, 3, a_request())
+    await one.lifecycle.update(session, {"mix": only("random")}, 3, a_request())
     for replica, k in itertools.product(pair, (0, 1)):
         changes = {"pool_version": versions[1 + k].manifest.version}
         again = await replica.lifecycle.update(session, changes, None, requests[k])
         assert (again.settings, again.config_version) == (answers[k].settings, 2 + k)
         assert (await replica.lifecycle.read(session)).config_version == 4
     reused = replace(requests[0], digest=b"other")
-    call = two.lifecycle.update(session, {"strategy": "margin"}, None, reused)
+    call = two.lifecycle.update(session, {"mix": only("margin")}, None, reused)
     assert await reason_of(call) is Reason.REQUEST_ID_REUSED
 
 
@@ -173,6 +174,30 @@ async def test_nothing_left_is_said_at_once_while_others_label(
     assert revision > 40
 
 
+@pytest.mark.parametrize("limit", ["similarity", "group"])
+async def test_what_a_batch_leaves_out_is_offered_when_the_rest_is_taken(
+    redis_url: str, tmp_path: Path, limit: str
+) -> None:
+    """A replica proposes one of two that are alike, and another replica has just leased it."""
+    X = np.random.default_rng(6).standard_normal((20, 8)).astype(np.float32)
+    X[1] = X[0]
+    metadata = [{"video": str(max(1, row))} for row in range(len(X))]
+    pool = make_pool(tmp_path, X, metadata=metadata)
+    rule: dict[str, object] = {"groups": GroupRule("video")}
+    if limit == "similarity":
+        rule = {"batch": BatchConfig(max_similarity=0.99)}
+    one, two = await Replica.start(redis_url, [pool]), await Replica.start(redis_url, [pool])
+    try:
+        session = await two.create(pool, mix=only("max_entropy"), candidates=All(), **rule)
+        await two.label(session, {row: (NO, YES)[row % 2] for row in range(2, 20)})
+        await (await one.live(session)).ranked(now())
+        assert rows_of(await two.next_batch(session, "bob", 2)) == [0]
+        assert rows_of(await one.next_batch(session, "ann", 2)) == [1]
+    finally:
+        await one.stop()
+        await two.stop()
+
+
 # --- long logs -----------------------------------------------------------------------------------
 
 
@@ -206,7 +231,7 @@ async def test_a_cold_rebuild_leaves_the_event_loop_free(pair: Pair, pool: Pool)
 
 # --- the view and the candidates -----------------------------------------------------------------
 
-CONFIG = complete(SessionConfig("p", "v", Task.BINARY, ()))
+CONFIG = SessionConfig("p", "v", Task.BINARY, ("negative", "positive"))
 
 
 @settings(max_examples=100, deadline=None)
@@ -279,7 +304,7 @@ def test_candidates_grow_by_union_and_keep_vectors_beside_rows(
 
 
 async def neighbourhood(replica: Replica, pool: Pool) -> Neighbourhood:
-    session = await replica.create(pool, pool_version=pool.manifest.version, seals_k=5)
+    session = await replica.create(pool, pool_version=pool.manifest.version, candidates=Seals(5))
     found = (await replica.live(session)).neighbourhood
     assert found is not None
     assert not found.stored_in_pool
@@ -374,7 +399,7 @@ def test_a_signal_that_needs_more_memory_than_there_is_is_refused(
         {"head": {"c": 1.0, "class_weight": "none", "kernel": "rbf"}},
         {"head": {"c": 1.0, "class_weight": "inverse square root"}},
         {"task": 99},
-        {"strategy": "oracle"},
+        {"mix": [{"strategy": {"name": "oracle", "params": []}, "share": 1.0}]},
     ],
     ids=["field", "field of the head", "class weight", "task", "strategy"],
 )

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from tests.fixtures.pools import make_pool
-from tests.fixtures.replicas import Replica, now, rows_of
+from tests.fixtures.replicas import Replica, now, only, rows_of
 from tests.fixtures.sessions import a_request
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
+from coresift.server.selection.candidates import All, CandidatePolicy, Seals
 from coresift.server.session.labels import pack_class
 from coresift.server.session.replay import read_log, replay
 from coresift.server.state.store import RETRACTION, Behind, Claim, Release
@@ -49,17 +50,17 @@ async def claims_of(replica: Replica, call: Any) -> int:
 
 
 async def check_replay(replica: Replica, session: str) -> None:
-    report = replay(replica.pools, await read_log(replica.store, session))
+    report = replay(replica.loader, await read_log(replica.store, session))
     assert not report.differences
     assert report.batches
 
 
-@pytest.mark.parametrize("seals_k", [None, 10])
+@pytest.mark.parametrize("candidates", [All(), Seals(10)])
 async def test_a_current_view_needs_one_claim_and_foreign_labels_two(
-    pair: Pair, pool: Pool, seals_k: int | None
+    pair: Pair, pool: Pool, candidates: CandidatePolicy
 ) -> None:
     one, two = pair
-    session = await one.create(pool, seals_k=seals_k)
+    session = await one.create(pool, candidates=candidates)
     await one.label(session, SIDES)
     await one.next_batch(session)
     for _ in range(3):
@@ -90,7 +91,7 @@ async def test_foreign_leases_cost_nothing(pair: Pair, pool: Pool) -> None:
 async def test_nothing_from_an_old_view_is_no_answer(pair: Pair, pool: Pool) -> None:
     """All that a replica proposes was leased elsewhere, or all it thinks leased was returned."""
     one, two = pair
-    session = await one.create(pool, seals_k=None)
+    session = await one.create(pool, candidates=All())
     await one.label(session, SIDES)
     await one.next_batch(session, "ann", 1)
     await two.next_batch(session, "bob", 200)
@@ -110,7 +111,7 @@ async def test_nothing_from_an_old_view_is_no_answer(pair: Pair, pool: Pool) -> 
 
 async def test_retracted_items_come_back_on_the_other_replica(pair: Pair, pool: Pool) -> None:
     one, two = pair
-    session = await one.create(pool, seals_k=3)
+    session = await one.create(pool, candidates=Seals(3))
     every = dict.fromkeys(range(ITEMS), NO) | SIDES
     await one.label(session, every)
     assert (await one.next_batch(session)).phase == "EXHAUSTED"
@@ -215,18 +216,18 @@ async def test_repeated_requests_do_not_pass_for_a_sync(pair: Pair, pool: Pool) 
 
 async def test_a_configuration_changed_elsewhere_takes_effect(pair: Pair, pool: Pool) -> None:
     one, two = pair
-    session = await one.create(pool, seals_k=4, strategy="random")
+    session = await one.create(pool, candidates=Seals(4), mix=only("random"))
     await one.label(session, SIDES)
     await one.next_batch(session)
     record = await two.lifecycle.update(
-        session, {"seals_k": None, "strategy": "max_entropy"}, None, a_request()
+        session, {"candidates": All(), "mix": only("max_entropy")}, None, a_request()
     )
     batch = await one.next_batch(session, "bob", 10)
     assert batch.config_version == record.config_version == 2
     live = await one.live(session)
     assert live.ranking is not None
     assert live.ranking.candidates is None
-    expected = [r for r in live.ranking.scored.rows.tolist() if r not in live.view.leases]
+    expected = [r for r in live.ranking.orders[0].scored.rows.tolist() if r not in live.view.leases]
     assert not set(expected) & set(rows_of(batch))
     await check_replay(two, session)
 
@@ -266,7 +267,7 @@ async def test_a_rewound_log_is_noticed(pair: Pair, pool: Pool, by: str, goes_on
         batch = await one.next_batch(session, "cyd", 3)
         assert batch.picks
     else:
-        await one.lifecycle.progress(live)
+        await one.progress(session)
     expected = {*SIDES, *labels}
     assert set(live.view.votes) == expected
     assert one.metrics.registry.get_sample_value("coresift_log_rewinds_total") == 1
@@ -280,12 +281,12 @@ async def test_a_rewound_log_is_noticed(pair: Pair, pool: Pool, by: str, goes_on
 async def test_progress_in_the_midst_of_claims(pair: Pair, pool: Pool) -> None:
     """Syncs and claims of one replica at once: picks stay those of the log."""
     one, two = pair
-    session = await one.create(pool, votes_per_item=2, seals_k=5)
+    session = await one.create(pool, votes_per_item=2, candidates=Seals(5))
     await one.label(session, SIDES)
 
     async def watch() -> None:
         for _ in range(15):
-            progress = await one.lifecycle.progress(await one.live(session))
+            progress = await one.progress(session)
             assert progress.votes >= 4
 
     async def annotate(replica: Replica, name: str) -> None:

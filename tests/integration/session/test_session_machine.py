@@ -20,19 +20,24 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from tests.fixtures.pools import make_pool
-from tests.fixtures.replicas import Replica, now, rows_of
+from tests.fixtures.replicas import Replica, now, only, rows_of
 from tests.fixtures.sessions import a_request
 
 from coresift.server.head import HeadConfig, Task
 from coresift.server.pool.pool import Pool
+from coresift.server.selection.candidates import All, Anchors, CandidatePolicy, RandomSubset, Seals
+from coresift.server.selection.registry import Choice
 from coresift.server.session.batches import Ask, Batch
+from coresift.server.session.config import BatchConfig, Component
 from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets, unpack
-from coresift.server.session.proposals import proposals
+from coresift.server.session.progress import StopAdvice
+from coresift.server.session.proposals import chosen, offer
 from coresift.server.session.ranking import PickReason
 from coresift.server.session.replay import read_log, replay
 from coresift.server.state.store import RETRACTION, Outcome, Release
 
 ITEMS = 7
+ANCHORS = Anchors(size=3, per_class=1, neighbours=2)
 annotators = st.sampled_from(["ann", "bob", "cyd"])
 replicas = st.integers(0, 1)
 sizes = st.sampled_from([1, 2, ITEMS])
@@ -130,7 +135,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @initialize(
         task=st.sampled_from(Task),
-        seals_k=st.sampled_from([None, 2, 5]),
+        candidates=st.sampled_from([All(), Seals(2), Seals(5), RandomSubset(3), ANCHORS]),
         quota=st.integers(1, 2),
         seed=st.integers(0, 5),
         budget=st.sampled_from([None, 4, 8]),
@@ -139,7 +144,7 @@ class SessionMachine(RuleBasedStateMachine):
     def create(
         self,
         task: Task,
-        seals_k: int | None,
+        candidates: CandidatePolicy,
         quota: int,
         seed: int,
         budget: int | None,
@@ -152,13 +157,14 @@ class SessionMachine(RuleBasedStateMachine):
                 self.pool,
                 task=task,
                 classes=classes,
-                seals_k=seals_k,
+                candidates=candidates,
                 votes_per_item=quota,
                 label_budget=budget,
                 seed=seed,
             )
         )
         self.model = Model(quota, budget)
+        self.is_mixed = False
         for row in range(labels):
             self._label(0, [row], "eve", False, VALUES[task][row % 2])
 
@@ -174,7 +180,7 @@ class SessionMachine(RuleBasedStateMachine):
     async def everyone_would_pick_the_same(self) -> None:
         fresh = await Replica.start(self.url, [self.pool])
         try:
-            report = replay(fresh.pools, await read_log(fresh.store, self.id))
+            report = replay(fresh.loader, await read_log(fresh.store, self.id))
             assert not report.differences
             for annotator in ("ann", "dee"):
                 picks = [
@@ -188,7 +194,8 @@ class SessionMachine(RuleBasedStateMachine):
         live = await replica.live(self.id)
         ranking = await live.ranked(now())
         assert ranking.snapshot.revision == self.model.revision
-        found = proposals(ranking, live.view, annotator, ITEMS)
+        offered = offer(ranking, live.view, annotator, ITEMS)
+        found = chosen(offered, ranking, ITEMS, lambda count: [])
         return [(p.row, repr(p.score), p.predicted, p.reason) for p in found]
 
     def check_batch(self, batch: Batch, annotator: str, size: int) -> None:
@@ -208,7 +215,7 @@ class SessionMachine(RuleBasedStateMachine):
         else:
             assert batch.phase in {"COLD_START", "SELECTING"}
         scores = [pick.score for pick in batch.picks if pick.reason is PickReason.EXPLOIT]
-        assert scores == sorted(scores, reverse=True)
+        assert self.is_mixed or scores == sorted(scores, reverse=True)
         for pick in batch.picks:
             assert (pick.reason is PickReason.UNDER_VOTED) == bool(model.votes.get(pick.row))
         model.leases |= {(row, annotator) for row in rows}
@@ -319,9 +326,14 @@ class SessionMachine(RuleBasedStateMachine):
         names = ["random", "max_entropy", "margin"]
         if self.task is Task.BINARY:
             names.append("most_likely_positive")
+        mixes = [(Component(Choice(names[-1]), 2), Component(Choice("random")))]
+        policies = [All(), Seals(1), Seals(3), Seals(5), RandomSubset(2), ANCHORS]
         choices = {
-            "strategy": st.sampled_from(names),
-            "seals_k": st.sampled_from([None, 1, 3, 5]),
+            "mix": st.sampled_from([*map(only, names), *mixes]),
+            "candidates": st.sampled_from(policies),
+            "batch": st.sampled_from([BatchConfig(), BatchConfig(max_similarity=0.999)]),
+            "explore_fraction": st.sampled_from([0.0, 0.4, 1.0]),
+            "validation_size": st.sampled_from([0, 2]),
             "votes_per_item": st.integers(1, 3),
             "label_budget": st.one_of(st.none(), st.just(12)),
             "head": st.sampled_from([HeadConfig(), HeadConfig(1.0, "balanced")]),
@@ -336,11 +348,12 @@ class SessionMachine(RuleBasedStateMachine):
         assert record.config_version == self.model.config_version
         self.model.quota = changes.get("votes_per_item", self.model.quota)
         self.model.budget = changes.get("label_budget", self.model.budget)
+        if "mix" in changes:
+            self.is_mixed = len(changes["mix"]) > 1
 
     @rule(at=replicas)
     def progress(self, at: int) -> None:
-        live = self.run(self.replicas[at].live(self.id))
-        found = self.run(self.replicas[at].lifecycle.progress(live))
+        found = self.run(self.replicas[at].progress(self.id))
         model = self.model
         votes = [value for item in model.votes.values() for value in item.values()]
         assert found.revision == model.revision
@@ -350,9 +363,11 @@ class SessionMachine(RuleBasedStateMachine):
         assert found.unsure_votes == votes.count(UNSURE)
         assert found.live_leases == len(model.leases)
         assert found.hidden_items == len(model.hidden)
-        assert found.budget_spent == (model.budget is not None and len(votes) >= model.budget)
+        is_spent = model.budget is not None and len(votes) >= model.budget
+        assert (found.advice is StopAdvice.BUDGET_SPENT) == is_spent
         done = {row for row, item in model.votes.items() if len(item) >= model.quota}
-        assert found.exhausted == (done | model.hidden == set(range(ITEMS)))
+        is_exhausted = done | model.hidden == set(range(ITEMS))
+        assert (found.advice is StopAdvice.POOL_EXHAUSTED) == (is_exhausted and not is_spent)
         assert 0 <= found.considered_share <= 1
         assert found.candidates <= ITEMS - found.labelled_items
         values = [unpack(value) for value in votes]

@@ -30,21 +30,32 @@ def replay(
     data_dir: Annotated[
         Path, typer.Option(help="Where the embedded state lives.", envvar="CORESIFT_DATA")
     ] = default_data_dir(),
+    artifacts: Annotated[
+        str | None,
+        typer.Option(
+            help="Root of signals and core-sets: a folder or a URL that fsspec knows.",
+            envvar="CORESIFT_ARTIFACTS",
+        ),
+    ] = None,
 ) -> None:
     """Repeat every NextBatch of a session's log and report any difference in the picks.
 
     With the embedded state, stop the server first.
     """
     try:
-        asyncio.run(_replay(session, pool, state, data_dir))
+        asyncio.run(_replay(session, pool, state, data_dir, artifacts))
     except (StartError, CoresiftError) as error:
         typer.secho(f"coresift replay: {error}", fg="red", err=True)
         raise typer.Exit(1) from None
 
 
-async def _replay(session: str, paths: list[Path], state: str | None, data_dir: Path) -> None:
+async def _replay(
+    session: str, paths: list[Path], state: str | None, data_dir: Path, artifacts: str | None
+) -> None:
+    from coresift.server.artifacts import Artifacts
     from coresift.server.pool.parallel import limit_blas
     from coresift.server.pool.pool import Pool
+    from coresift.server.session.materials import Loader
     from coresift.server.session.pools import Pools
     from coresift.server.session.replay import read_log, replay
     from coresift.server.state.embedded import EmbeddedRedis
@@ -61,7 +72,9 @@ async def _replay(session: str, paths: list[Path], state: str | None, data_dir: 
             state = redis.url
         store = await RedisStore.connect(state, volatile=True)
         stack.push_async_callback(store.close)
-        report = replay(Pools(pools), await read_log(store, session))
+        served = Pools(pools)
+        loader = Loader(served, Artifacts(artifacts or str(data_dir / "artifacts")))
+        report = replay(loader, await read_log(store, session))
     typer.echo(f"{report.batches} batches, {report.picks} picks replayed")
     for difference in report.differences:
         typer.secho(

@@ -12,8 +12,8 @@ from coresift.server.coreset.selection import Request, Selection
 from coresift.server.head import Task
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.priority import priorities, random_order
-from coresift.server.selection.shortlist import fast_weights, top
-from coresift.server.selection.strategies import STRATEGIES, MaxEntropy
+from coresift.server.selection.shortlist import Columns, top
+from coresift.server.selection.uncertainty import column_entropy, entropy_scorer
 
 
 def random(pool: Pool, request: Request) -> Selection:
@@ -29,14 +29,14 @@ def max_entropy(pool: Pool, request: Request) -> Selection:
     head = request.head
     if head is None:
         raise ValueError("max_entropy needs a head")
-    weights, bias = fast_weights(head)
-    blocks = pool.scan(lambda block: (block.rows, block.product(weights) + bias), stop=request.stop)
-    order = STRATEGIES["max_entropy"](head.task, request.seed)
-    nothing = np.empty(0, np.int32)
-    scored = top(order, head, blocks, pool.fetch, nothing, request.budget, pool.max_norm)
+    scorer = entropy_scorer(head.task)
+    columns = Columns.of(scorer, head)
+    parts = pool.scan(lambda block: columns.part(block.rows, block.product), stop=request.stop)
+    nothing = np.zeros(pool.manifest.items, np.bool_)
+    scored = top(scorer, head, parts, pool.fetch, nothing, request.budget, pool.max_norm)
     rows, scores = scored.rows[: request.budget], scored.scores[: request.budget]
     if head.task is Task.BINARY:  # its order is -|logit|: the same, without saturation
-        scores = MaxEntropy(softmax=False).score(rows, scores[:, None]).astype(np.float64)
+        scores = column_entropy(scores[:, None])[:, 0].astype(np.float64)
     return Selection(rows, scores, None, None)
 
 

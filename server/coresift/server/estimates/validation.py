@@ -12,7 +12,9 @@ from scipy.stats import beta
 from coresift.server.arrays import Bools, Float64s, Int64s
 from coresift.server.selection.priority import priorities
 
-RESAMPLES = 500
+RESAMPLES, LEAST_RESAMPLES = 500, 50
+DRAWS = 5_000_000
+"""Scores drawn in all resamples together: fewer resamples of many items, which differ less."""
 _BLOCK = 1 << 20
 """Weights that are held at once, in resamples times items."""
 
@@ -58,10 +60,11 @@ def mean_average_precision(
     items have both sides; None where none does.
 
     The interval is the wider, at each end, of two. The percentile bootstrap (Efron, 1979) of
-    whole items, 500 resamples by the keyed hash, in which a column without positives is left out
-    of the mean: it collapses to a point on a perfect ranking. And the binomial interval of Boyd,
-    Eng and Page (2013), exact as Clopper-Pearson's, which takes the positives as the sample; for
-    a mean of columns with P_k positives they are as good as K^2 / sum(1 / P_k).
+    whole items, 50 to 500 resamples by the keyed hash, in which a column without positives is
+    left out of the mean: it collapses to a point on a perfect ranking. And the binomial
+    interval of Boyd, Eng and Page (2013), exact as Clopper-Pearson's, which takes the positives
+    as the sample; for a mean of columns with P_k positives they are as good as
+    K^2 / sum(1 / P_k).
 
     Args:
         scores: float64 [n, K], larger is more likely present.
@@ -77,7 +80,7 @@ def mean_average_precision(
     resampled = np.concatenate(
         [
             _mean_precisions(scores, truth, known, weights)
-            for weights in _resamples(len(scores), seed)
+            for weights in _resamples(len(scores), seed, scores.size)
         ]
     )
     low, high = np.nanquantile(resampled, [alpha / 2, 1 - alpha / 2])
@@ -113,14 +116,15 @@ def _weighted_precisions(scores: Float64s, truth: Bools, weights: Float64s) -> F
     return np.asarray(mean)
 
 
-def _resamples(items: int, seed: int) -> Iterator[Float64s]:
+def _resamples(items: int, seed: int, scores: int) -> Iterator[Float64s]:
     """How often each item is drawn in each resample, float64 [block, n], over all resamples."""
+    count = min(RESAMPLES, max(LEAST_RESAMPLES, DRAWS // scores))
     rows = np.arange(items, dtype=np.int32)
     block = max(1, _BLOCK // items)
-    for first in range(0, RESAMPLES, block):
+    for first in range(0, count, block):
         draws = [
             (priorities(seed, f"bootstrap {resample}", rows) * items).astype(np.int64)
-            for resample in range(first, min(first + block, RESAMPLES))
+            for resample in range(first, min(first + block, count))
         ]
         yield np.stack([np.bincount(drawn, minlength=items) for drawn in draws]).astype(np.float64)
 

@@ -16,7 +16,7 @@ from google.protobuf import duration_pb2, message
 
 from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.pool.pool import Pool
-from coresift.server.session.config import check_lease
+from coresift.server.session.config_checks import check_lease
 from coresift.server.state.store import Request
 from coresift.v1 import selection_pb2 as pb
 
@@ -93,11 +93,7 @@ def rows(pool: Pool, field: str, item_ids: Sequence[str]) -> npt.NDArray[np.int3
 
     ``field`` is its path with ``{}`` for the place in the list: ``labels[{}].item_id``.
     """
-    for i, item_id in enumerate(item_ids):
-        if not 1 <= len(item_id.encode()) <= 256:
-            size = len(item_id.encode())
-            raise invalid(field.format(i), f"must have 1..256 bytes, got {size}")
-    found = pool.ids.rows_of(item_ids)
+    found = known_rows(pool, field, item_ids)
     if (missing := np.flatnonzero(found < 0)).size:
         i = int(missing[0])
         raise CoresiftError(
@@ -106,13 +102,29 @@ def rows(pool: Pool, field: str, item_ids: Sequence[str]) -> npt.NDArray[np.int3
             field=field.format(i),
             item_id=item_ids[i],
         )
-    return found.astype(np.int32)
+    return found
+
+
+def known_rows(pool: Pool, field: str, item_ids: Sequence[str]) -> npt.NDArray[np.int32]:
+    """Rows of items, -1 for those that the pool lacks; ``field`` as in `rows`."""
+    for i, item_id in enumerate(item_ids):
+        if not 1 <= len(item_id.encode()) <= 256:
+            size = len(item_id.encode())
+            raise invalid(field.format(i), f"must have 1..256 bytes, got {size}")
+    return pool.ids.rows_of(item_ids).astype(np.int32)
 
 
 def vectors(
     pool: Pool, field: str, given: pb.Vectors, most: int = MAX_VECTORS
 ) -> npt.NDArray[np.float32]:
     """Vectors float32 [n, d] in the pool's form. INVALID_VECTOR."""
+    return pool.normalise(raw_vectors(pool, field, given, most), field=field)
+
+
+def raw_vectors(
+    pool: Pool, field: str, given: pb.Vectors, most: int = MAX_VECTORS
+) -> npt.NDArray[np.float32]:
+    """Vectors float32 [n, d] as they were given. INVALID_VECTOR for a wrong shape."""
     dimension = pool.manifest.dimension
     if given.dimension != dimension:
         raise CoresiftError(
@@ -128,8 +140,7 @@ def vectors(
             f"got {len(given.data)} bytes",
             field=f"{field}.data",
         )
-    values = np.frombuffer(given.data, "<f4").reshape(number, dimension)
-    return pool.normalise(values, field=field)
+    return np.frombuffer(given.data, "<f4").reshape(number, dimension)
 
 
 def page_size(value: int) -> int:

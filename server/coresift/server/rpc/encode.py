@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import numpy.typing as npt
-from google.protobuf import duration_pb2, timestamp_pb2
+from google.protobuf import duration_pb2, struct_pb2, timestamp_pb2
 
 from coresift.server.head import HeadConfig
 from coresift.server.pool.pool import Pool
 from coresift.server.rpc import checks
+from coresift.server.selection.candidates import name_of
+from coresift.server.selection.registry import Choice
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.labels import ClassSets, unpack
 from coresift.server.session.model import Model
@@ -37,23 +41,66 @@ def duration(ms: float) -> duration_pb2.Duration:
 
 def config(value: SessionConfig) -> pb.SessionConfig:
     """A session's configuration."""
-    if value.seals_k is None:
-        candidates = pb.CandidatePolicy(all=pb.CandidatePolicy.All())
-    else:
-        candidates = pb.CandidatePolicy(seals=pb.CandidatePolicy.Seals(k=value.seals_k))
-    return pb.SessionConfig(
+    answer = pb.SessionConfig(
         pool=value.pool,
         pool_version=value.pool_version,
         task=pb.Task.ValueType(int(value.task)),
         classes=value.classes,
-        strategy=pb.Strategy(name=value.strategy),
-        candidates=candidates,
+        strategy=strategy(value),
+        candidates=candidates(value),
         head=head_config(value.head),
         seed=value.seed,
         votes_per_item=value.votes_per_item,
         label_budget=value.label_budget,
         lease_duration=duration(value.lease_ms),
+        batch=pb.BatchPolicy(
+            name=value.batch.policy.name,
+            params=params(value.batch.policy),
+            max_similarity=value.batch.max_similarity,
+            class_shares=dict(value.batch.class_shares),
+        ),
+        explore_fraction=value.explore_fraction,
+        validation_size=value.validation_size,
+        stop=pb.StopRule(
+            target_recall=value.stop.target_recall or 0.0,
+            confidence=value.stop.confidence,
+            class_name=value.stop.class_name,
+        ),
     )
+    if value.groups is not None:
+        answer.groups.CopyFrom(pb.GroupRule(**asdict(value.groups)))
+    return answer
+
+
+def strategy(value: SessionConfig) -> pb.Strategy:
+    """A session's strategy, a mix with its shares."""
+    parts = [
+        pb.Strategy(name=part.strategy.name, params=params(part.strategy)) for part in value.mix
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    shares = [
+        pb.StrategyShare(strategy=part, share=component.share)
+        for part, component in zip(parts, value.mix, strict=True)
+    ]
+    return pb.Strategy(name=value.strategy, shares=shares)
+
+
+def params(choice: Choice) -> struct_pb2.Struct:
+    """The parameters of a strategy or batch policy."""
+    answer = struct_pb2.Struct()
+    answer.update(dict(choice.params))
+    return answer
+
+
+def candidates(value: SessionConfig) -> pb.CandidatePolicy:
+    """A session's candidate policy, with its filter."""
+    answer = pb.CandidatePolicy(filter=value.filter)
+    chosen = getattr(answer, name_of(value.candidates))
+    chosen.SetInParent()
+    for name, number in asdict(value.candidates).items():
+        setattr(chosen, name, number)
+    return answer
 
 
 def head_config(value: HeadConfig) -> pb.HeadConfig:
@@ -69,6 +116,7 @@ def session(record: SessionRecord) -> pb.Session:
         config=config(value),
         create_time=timestamp(record.created_ms),
         basis=basis(value, record.config_version, record.revision),
+        prior_head=value.prior_head,
     )
 
 

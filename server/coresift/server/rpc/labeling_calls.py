@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class LabelingCalls:
             size=checks.count("size", request.size, checks.MAX_BATCH),
             lease_ms=checks.lease_ms(request),
             min_revision=request.min_revision if request.HasField("min_revision") else None,
+            review=_purpose(request) == pb.PURPOSE_REVIEW,
         )
 
         async def lease(live: LiveSession) -> pb.NextBatchResponse:
@@ -57,6 +59,12 @@ class LabelingCalls:
 
         async def add(live: LiveSession) -> pb.AddLabelsResponse:
             writes = _writes(live, annotator, request.labels)
+            if live.config.groups is not None and live.config.groups.one_label:
+                materials = await live.materials(live.config)
+                groups = materials.kept_groups([write.row for write in writes])
+                writes = [
+                    replace(write, group=group) for write, group in zip(writes, groups, strict=True)
+                ]
             done = await self.services.labeling.add_labels(live, identity, annotator, writes)
             if done.config_version not in live.view.configs:
                 await reconfigured(live)
@@ -175,12 +183,18 @@ class LabelingCalls:
             yield answer
 
 
+def _purpose(request: pb.NextBatchRequest) -> int:
+    return checks.known("purpose", request.purpose, pb.Purpose) if request.purpose else 0
+
+
 def _batch(batch: Batch, include_metadata: bool) -> pb.NextBatchResponse:
     pool, config = batch.live.pool, batch.live.view.configs[batch.config_version]
     rows = [pick.row for pick in batch.picks]
     answer = pb.NextBatchResponse(
         basis=encode.basis(config, batch.config_version, batch.revision, batch.head_version),
         phase=pb.Phase.Value(f"PHASE_{batch.phase}"),
+        strategy=config.strategy,
+        details=batch.details,
     )
     for pick, item_id, columns in zip(
         batch.picks, _ids(pool, rows), _metadata(pool, rows, include_metadata), strict=True

@@ -10,7 +10,9 @@ import numpy.typing as npt
 from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.rpc import checks, encode
 from coresift.server.rpc.services import Services
+from coresift.server.session.live import LiveSession
 from coresift.server.session.model import Model
+from coresift.server.session.vector_scores import VectorsAsked, VectorScores
 from coresift.v1 import selection_pb2 as pb
 
 CHUNK_BYTES = 512 * 1024
@@ -57,15 +59,21 @@ class ModelCalls:
     async def ScoreVectors(
         self, request: pb.ScoreVectorsRequest, context: object
     ) -> pb.ScoreVectorsResponse:
-        model = await self._model(request.session_id)
-        vectors = checks.vectors(model.live.pool, "vectors", request.vectors)
-        scores, probabilities = await self.services.modelling.score_vectors(model, vectors)
-        return pb.ScoreVectorsResponse(
-            basis=encode.model_basis(model),
-            scores=scores.astype("<f8").tobytes(),
-            classes=model.classes,
-            probabilities=probabilities.astype("<f4").tobytes(),
-        )
+        checks.name("session_id", request.session_id)
+        checks.count("best_of", request.best_of, checks.MAX_VECTORS, least=0)
+
+        async def score(live: LiveSession) -> pb.ScoreVectorsResponse:
+            raw = checks.raw_vectors(live.pool, "vectors", request.vectors)
+            asked = VectorsAsked(
+                vectors=live.pool.normalise(raw, field="vectors"),
+                norms=np.linalg.norm(raw.astype(np.float64), axis=1),
+                novelty=request.include_novelty,
+                best_of=request.best_of,
+                gradients=request.include_gradients,
+            )
+            return _vector_scores(await self.services.vectors.score(live, asked))
+
+        return await self.services.on(request.session_id, score)
 
     async def SearchPool(
         self, request: pb.SearchPoolRequest, context: object
@@ -117,6 +125,24 @@ def _column(model: Model, class_name: str) -> int:
             field="top.class_name",
         )
     return model.classes.index(class_name)
+
+
+def _vector_scores(found: VectorScores) -> pb.ScoreVectorsResponse:
+    answer = pb.ScoreVectorsResponse(
+        basis=encode.model_basis(found.model),
+        scores=found.scores.astype("<f8").tobytes(),
+        classes=found.model.classes,
+        probabilities=found.probabilities.astype("<f4").tobytes(),
+        strategy=found.model.state.snapshot.config.strategy,
+    )
+    if found.labelled_similarity is not None and found.pool_similarity is not None:
+        answer.labelled_similarity = found.labelled_similarity.astype("<f8").tobytes()
+        answer.pool_similarity = found.pool_similarity.astype("<f8").tobytes()
+    if found.in_best is not None:
+        answer.in_best = found.in_best.astype(np.uint8).tobytes()
+    if found.gradients is not None:
+        answer.gradients = found.gradients.astype("<f4").tobytes()
+    return answer
 
 
 def _prediction(

@@ -6,6 +6,7 @@ from coresift.server.rpc import checks, encode
 from coresift.server.rpc.coreset_calls import CoresetCalls
 from coresift.server.rpc.labeling_calls import LabelingCalls
 from coresift.server.rpc.model_calls import ModelCalls
+from coresift.server.rpc.progress_calls import ProgressCalls
 from coresift.server.rpc.services import Services
 from coresift.server.rpc.session_calls import SessionCalls
 from coresift.server.rpc.signal_calls import SignalCalls
@@ -17,7 +18,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["SelectionService"].full_name
 
 
 class PoolCalls:
-    """GetPool and ListPools."""
+    """GetPool, ListPools and GetItems."""
 
     services: Services
 
@@ -39,6 +40,20 @@ class PoolCalls:
             pools=[encode.pool(pool) for pool in pools[:size]], next_page_token=token
         )
 
+    async def GetItems(self, request: pb.GetItemsRequest, context: object) -> pb.GetItemsResponse:
+        pool = self.services.pools.find(request.pool, request.pool_version)
+        checks.count("item_ids", len(request.item_ids), checks.MAX_VECTORS)
+        rows = checks.known_rows(pool, "item_ids[{}]", request.item_ids)
+        found = [i for i, row in enumerate(rows.tolist()) if row >= 0]
+        return pb.GetItemsResponse(
+            basis=encode.pool_basis(pool),
+            items=[
+                pb.Item(item_id=request.item_ids[i], metadata=columns)
+                for i, columns in zip(found, pool.metadata(rows[found]), strict=True)
+            ],
+            missing=[request.item_ids[i] for i, row in enumerate(rows.tolist()) if row < 0],
+        )
+
 
 def _place(key: str) -> Place:
     if not key:
@@ -50,6 +65,7 @@ def _place(key: str) -> Place:
 
 class SelectionService(
     SessionCalls,
+    ProgressCalls,
     LabelingCalls,
     ModelCalls,
     SignalCalls,

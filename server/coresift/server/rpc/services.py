@@ -9,13 +9,16 @@ from typing import TypeVar
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.session.batches import Batches
+from coresift.server.session.consensus import ConsensusLists
 from coresift.server.session.coreset_jobs import CoresetJobs
 from coresift.server.session.labeling import Labeling
 from coresift.server.session.lifecycle import Lifecycle
 from coresift.server.session.live import LiveSession, LiveSessions
 from coresift.server.session.model import Modelling
 from coresift.server.session.pools import Pools
+from coresift.server.session.progress import ProgressReports
 from coresift.server.session.signals import Signals
+from coresift.server.session.vector_scores import VectorScoring
 
 T = TypeVar("T")
 
@@ -30,9 +33,12 @@ class Services:
     pools: Pools
     sessions: LiveSessions
     lifecycle: Lifecycle
+    progress: ProgressReports
+    consensus: ConsensusLists
     batches: Batches
     labeling: Labeling
     modelling: Modelling
+    vectors: VectorScoring
     signals: Signals
     coresets: CoresetJobs
 

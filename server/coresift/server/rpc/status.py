@@ -40,6 +40,8 @@ _BY_CODE = {
         Reason.REVISION_NOT_REACHED,
         Reason.FORMAT_TOO_NEW,
         Reason.JOB_CANCELLED,
+        Reason.POOL_LACKS_NEIGHBOURS,
+        Reason.ARTIFACT_MISSING,
     ),
     grpc.StatusCode.ABORTED: (Reason.CONFIG_VERSION_MISMATCH,),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (

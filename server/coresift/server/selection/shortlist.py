@@ -7,19 +7,25 @@ a full float64 scan, whatever the order, blocking or number of threads of the fa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from coresift.server.arrays import Float32s, Float64s, Rows
+from coresift.server.arrays import Bools, Float32s, Float64s, Rows
 from coresift.server.head import Head, Task
-from coresift.server.selection.strategies import Strategy
+from coresift.server.pool.canonical import matrix_products
+from coresift.server.pool.parallel import in_order
+from coresift.server.selection.strategy import Errors, Floats, Part, Scorer
 
 EPS32 = float(np.finfo(np.float32).eps)
-PIECE = 16_384
+UNIT32 = 2.0**-24
+"""Relative error of one float32 rounding."""
+PIECE = 2_048
 """Rows scored again at a time: a saturated head may leave much of a pool on the shortlist."""
+DEAR_COLUMNS = 8
+"""Scorers of more columns are spread over the cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,53 +45,100 @@ class Scored:
     complete: bool
 
 
-def fast_weights(head: Head) -> tuple[Float32s, Float32s]:
-    """float32 weights [d, K'] and bias [K'] of the fitted columns."""
-    return (
-        np.ascontiguousarray(head.weights[head.fitted].T, np.float32),
-        head.bias[head.fitted].astype(np.float32),
-    )
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What a fast pass multiplies vectors with: the fitted columns of the head, if the scorer
+    reads them, then the scorer's projection.
+
+    Attributes:
+        weights: float32 [d, K' + m]; None where the scorer reads neither.
+        offset: float32 [K' + m].
+        logits: K'.
+    """
+
+    weights: Float32s | None
+    offset: Float32s
+    logits: int
+
+    @classmethod
+    def of(cls, scorer: Scorer, head: Head | None) -> Columns:
+        """The columns of a scorer."""
+        weights, offsets, logits = [], [], 0
+        if scorer.needs_head and head is not None:
+            weights.append(head.weights[head.fitted])
+            offsets.append(head.bias[head.fitted])
+            logits = len(weights[0])
+        if scorer.projection is not None:
+            weights.append(scorer.projection.weights)
+            offsets.append(scorer.projection.offset)
+        if not weights:
+            return cls(None, np.empty(0, np.float32), 0)
+        matrix = np.ascontiguousarray(np.concatenate(weights).T, np.float32)
+        return cls(matrix, np.concatenate(offsets).astype(np.float32), logits)
+
+    def part(self, rows: Rows, product: Callable[[Float32s], Float32s] | None) -> Part:
+        """The part of ``rows``; ``product`` multiplies their vectors with a matrix, if there is
+        one to multiply with."""
+        if self.weights is None or product is None:
+            nothing = np.empty((len(rows), 0), np.float32)
+            return Part(rows, nothing, nothing)
+        columns = product(self.weights) + self.offset
+        return Part(rows, columns[:, : self.logits], columns[:, self.logits :])
+
+
+def column_error(weights: Float64s, offset: Float64s, max_norm: float) -> float:
+    """A bound of the error of a float32 column: gamma_d |x| |w| for any order of summation."""
+    if not len(weights):
+        return 0.0
+    size = max_norm * float(np.linalg.norm(weights, axis=1).max()) + float(np.abs(offset).max())
+    return float((weights.shape[1] + 16) * UNIT32 * size)
 
 
 def logit_error(head: Head, max_norm: float) -> float:
-    """A bound of the error of a float32 logit: gamma_d |x| |w| for any order of summation."""
-    weights, bias = head.weights[head.fitted], head.bias[head.fitted]
-    size = max_norm * float(np.linalg.norm(weights, axis=1).max()) + float(np.abs(bias).max())
-    return float((weights.shape[1] + 16) * EPS32 * size)
+    """A bound of the error of a float32 logit."""
+    return column_error(head.weights[head.fitted], head.bias[head.fitted], max_norm)
+
+
+def score_error(scorer: Scorer, head: Head | None, max_norm: float) -> float:
+    """A bound of the error of a score from a fast part."""
+    if not scorer.needs_head and scorer.projection is None:
+        return 0.0
+    logit, projected, classes = 0.0, 0.0, 1
+    if scorer.needs_head and head is not None:
+        logit, classes = logit_error(head, max_norm), int(head.fitted.sum())
+    if (projection := scorer.projection) is not None:
+        projected = column_error(projection.weights, projection.offset, max_norm)
+    bound = scorer.error(Errors(logit, projected, classes))
+    # The score's own arithmetic in float32 adds a few roundings of numbers of size log K.
+    return bound + 64 * EPS32 * (1 + float(np.log(1 + classes)))
 
 
 def top(
-    strategy: Strategy,
+    scorer: Scorer,
     head: Head | None,
-    blocks: Iterable[tuple[Rows, Float32s]],
+    parts: Iterable[Part],
     fetch: Callable[[Rows], Float32s],
-    excluded: Rows,
+    blocked: Bools,
     depth: int,
     max_norm: float,
 ) -> Scored:
     """The best ``depth`` candidates (or all) in canonical order.
 
     Args:
-        head: None only for strategies that need none.
-        blocks: rows int32 [m] and their fast logits float32 [m, K'] ([m, 0] without head).
+        head: predicts classes; None only for scorers that need none.
+        parts: the candidates by `Columns` of the scorer.
         fetch: vectors float32 [n, d] of rows.
-        excluded: ascending rows that may not be chosen.
+        blocked: bool [N], rows that may not be chosen.
         max_norm: largest norm of a row, for the error bound.
     """
-    bound = 0.0
-    if head is not None and strategy.needs_head:
-        classes = int(head.fitted.sum())
-        # The score's own arithmetic in float32 adds a few roundings of numbers of size log K.
-        bound = strategy.error(logit_error(head, max_norm), classes)
-        bound += 64 * EPS32 * (1 + np.log(1 + classes))
+    bound = score_error(scorer, head, max_norm)
     kept_rows: list[Rows] = []
-    kept_scores: list[npt.NDArray[np.floating]] = []
+    kept_scores: list[Floats] = []
     threshold, held = -np.inf, 0
-    for rows, logits in blocks:
-        scores = strategy.score(rows, logits)
+    for part, scores in _scored_parts(scorer, parts):
         near = np.flatnonzero(scores >= threshold - 2 * bound)
-        near = near[~contains(excluded, rows[near])]
-        kept_rows.append(rows[near])
+        near = near[~blocked[part.rows[near]]]
+        kept_rows.append(part.rows[near])
         kept_scores.append(scores[near])
         held += len(near)
         if held > 4 * depth + 4096:
@@ -101,13 +154,21 @@ def top(
         cut = np.partition(fast, len(fast) - depth)[len(fast) - depth]
         candidates = candidates[fast >= cut - 2 * bound]
         complete = complete and len(candidates) == len(fast)
-    best = canonical(strategy, head, candidates[:PIECE], fetch)
-    for start in range(PIECE, len(candidates), PIECE):
-        piece = canonical(strategy, head, candidates[start : start + PIECE], fetch)
+    pieces = [candidates[start : start + PIECE] for start in range(0, len(candidates), PIECE)]
+    best = canonical(scorer, head, candidates[:0], fetch)
+    for piece in in_order(lambda rows: canonical(scorer, head, rows, fetch), pieces):
         best = _best_of(best, piece, len(candidates) if complete else depth)
     if complete:
         return best
     return Scored(best.rows[:depth], best.scores[:depth], best.predicted[:depth], False)
+
+
+def _scored_parts(scorer: Scorer, parts: Iterable[Part]) -> Iterator[tuple[Part, Floats]]:
+    """Parts with their scores; those of many columns are scored on all cores."""
+    columns = 0 if scorer.projection is None else len(scorer.projection.weights)
+    if columns > DEAR_COLUMNS:
+        return in_order(lambda part: (part, scorer.score(part)), parts)
+    return ((part, scorer.score(part)) for part in parts)
 
 
 def _best_of(one: Scored, other: Scored, most: int) -> Scored:
@@ -121,22 +182,37 @@ def _best_of(one: Scored, other: Scored, most: int) -> Scored:
 
 
 def canonical(
-    strategy: Strategy,
+    scorer: Scorer,
     head: Head | None,
     rows: Rows,
     fetch: Callable[[Rows], Float32s],
 ) -> Scored:
     """All ``rows`` scored in float64 and sorted by decreasing score, then row."""
-    if head is None:
-        logits = np.empty((len(rows), 0))
-        predicted = np.full(len(rows), -1, np.int16)
-    else:
-        full = head.logits(fetch(rows))
-        logits = full[:, head.fitted]
-        predicted = predicted_classes(head, full)
-    scores = strategy.score(rows, logits).astype(np.float64)
+    vectors = fetch(rows) if head is not None or scorer.projection is not None else None
+    part, predicted = canonical_part(scorer, head, rows, vectors)
+    scores = scorer.score(part).astype(np.float64)
     order = np.lexsort((rows, -scores))
     return Scored(rows[order], scores[order], predicted[order], True)
+
+
+def canonical_part(
+    scorer: Scorer, head: Head | None, rows: Rows, vectors: Float32s | None
+) -> tuple[Part, npt.NDArray[np.int16]]:
+    """Vectors [n, d] as a float64 part, each row's bits its own; and predicted classes int16 [n].
+
+    ``vectors`` may be None where neither a head nor a projection reads them.
+    """
+    logits = projected = np.empty((len(rows), 0))
+    predicted = np.full(len(rows), -1, np.int16)
+    if head is not None and vectors is not None:
+        full = head.logits(vectors)
+        predicted = predicted_classes(head, full)
+        if scorer.needs_head:
+            logits = full[:, head.fitted]
+    if scorer.projection is not None and vectors is not None:
+        projected = matrix_products(vectors, scorer.projection.weights)
+        projected += scorer.projection.offset
+    return Part(rows, logits, projected), predicted
 
 
 def predicted_classes(head: Head, logits: Float64s) -> npt.NDArray[np.int16]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import struct
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgpack
@@ -14,7 +15,17 @@ from coresift.server.arrays import Rows
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
 from coresift.server.session.live import LiveSession, check_reached
-from coresift.server.session.proposals import expansion, over_ask, proposals
+from coresift.server.session.materials import Materials
+from coresift.server.session.proposals import (
+    Proposed,
+    chosen,
+    expansion,
+    is_plain,
+    is_short,
+    lacks,
+    offer,
+    over_ask,
+)
 from coresift.server.session.ranking import PickReason, Ranking
 from coresift.server.session.tokens import SALT_BYTES, lease_token
 from coresift.server.session.workers import Workers
@@ -46,6 +57,8 @@ class Ask:
     size: int
     lease_ms: int | None
     min_revision: int | None
+    review: bool = False
+    """Labelled items for a second look, not new ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,8 @@ class Batch:
     picks: tuple[Pick, ...]
     deadline_ms: int | None
     next_available_ms: int | None
+    details: Mapping[str, float]
+    """What the strategies found on their way."""
 
 
 class Batches:
@@ -107,10 +122,11 @@ class Batches:
                         if not result.replayed:
                             await live.apply(view, result.entries, claimed_at)
                         # Others took what was proposed, or set free what was not.
-                        more = len(claim.proposals) >= over_ask(ask.size) and result.entries
-                        again = more or any(map(_frees, result.entries))
+                        limited = not is_plain(ranking.snapshot.config)
+                        more = limited or len(claim.proposals) >= over_ask(ask.size)
+                        again = (more and result.entries) or any(map(_frees, result.entries))
                         if result.rows or not again or trip + 1 == MAX_TRIPS:
-                            return self._answer(live, ask, result)
+                            return self._answer(live, ask, result, ranking.materials)
                     case Behind():
                         await live.apply(view, result.entries, claimed_at)
                     case Rewound():
@@ -123,26 +139,28 @@ class Batches:
 
     async def _ranking(self, live: LiveSession, began: float, ask: Ask) -> Ranking:
         """The newest ranking at hand if the claim may accept it, otherwise a fresh one."""
-        ranking = live.ranking
+        ranking = live.review if ask.review else live.ranking
         if ranking is not None and ranking.snapshot.config_version == live.view.config_version:
             revision = ranking.snapshot.revision
             enough = live.view.revision if ask.min_revision is None else ask.min_revision
             if revision >= enough:
                 return ranking
-        return await live.ranked(began)
+        return await (live.reviewed(began) if ask.review else live.ranked(began))
 
     async def _claim(self, live: LiveSession, ask: Ask, ranking: Ranking, is_fresh: bool) -> Claim:
         """The claim of a ranking; ``is_fresh``: it has every label acknowledged before the call."""
         snapshot = ranking.snapshot
+        rule = snapshot.config.groups
         offset, proposed = await self._propose(live, ask, ranking)
         min_revision = ask.min_revision
         if min_revision is None and is_fresh:
             min_revision = snapshot.revision
         context = msgpack.packb(
             [
-                "COLD_START" if ranking.reason is PickReason.COLD_START else "SELECTING",
+                "COLD_START" if ranking.is_cold else "SELECTING",
                 ranking.state.version,
                 secrets.token_bytes(SALT_BYTES),
+                dict(ranking.details),
             ]
         )
         return Claim(
@@ -154,6 +172,8 @@ class Batches:
             min_revision=min_revision,
             proposals=proposed,
             context=context,
+            review=ask.review,
+            one_label=rule is not None and rule.one_label and not ask.review,
         )
 
     async def _propose(
@@ -162,28 +182,24 @@ class Batches:
         """Free rows, best first, some more than asked, and the offset of the view they are
         from: replay proposes from the same."""
         wanted, annotator = over_ask(ask.size), ask.annotator
-        view = live.view
-        offset, found = view.offset, proposals(ranking, view, annotator, wanted)
-        while len(found) < wanted and not ranking.scored.complete:
+        offered = offer(ranking, live.view, annotator, wanted)
+        while lacks(offered, ranking, wanted):
             ranking = await live.deepened(ranking)
-            view = live.view
-            offset, found = view.offset, proposals(ranking, view, annotator, wanted)
-        near = np.empty(0, np.int32)
-        if len(found) < wanted:
-            near = await self._near_leased(live)
-            if view is not live.view or offset != view.offset:
-                view = live.view
-                offset, found = view.offset, proposals(ranking, view, annotator, wanted)
-        # Nothing awaits here: all that depends on the view is of one moment.
-        pool = live.pool
-        missing = wanted - len(found) if ranking.scored.complete else 0
-        if missing:
-            blocked = view.blocked_rows(annotator)
-            found += await self._workers.run(
-                lambda: expansion(pool, ranking, near, blocked, missing)
-            )
-        packed = [Proposal(p.row, PAYLOAD.pack(p.score, p.predicted, p.reason)) for p in found]
-        return offset, packed
+            offered = offer(ranking, live.view, annotator, wanted)
+        near, blocked, short = np.empty(0, np.int32), np.empty(0, np.int32), False
+        if not ask.review and is_short(offered, wanted):
+            near, short = await self._near_leased(live), True
+            offered = offer(ranking, live.view, annotator, wanted)
+            blocked = live.view.blocked_rows(annotator)
+
+        def work() -> list[Proposed]:
+            return chosen(offered, ranking, wanted, lambda n: expansion(ranking, near, blocked, n))
+
+        if short or not is_plain(ranking.snapshot.config):
+            found = await self._workers.run(work)
+        else:
+            found = work()
+        return offered.offset, _packed(ranking, found)
 
     async def _near_leased(self, live: LiveSession) -> Rows:
         """Neighbours of the items that are leased, ascending, up to the moment of the return."""
@@ -196,9 +212,9 @@ class Batches:
             near = np.unique(found).astype(np.int32)
         return near
 
-    def _answer(self, live: LiveSession, ask: Ask, granted: Granted) -> Batch:
+    def _answer(self, live: LiveSession, ask: Ask, granted: Granted, materials: Materials) -> Batch:
         """The answer of a grant, the same for the first and for every repeated call."""
-        phase, head_version, salt = msgpack.unpackb(granted.context)
+        phase, head_version, salt, details = msgpack.unpackb(granted.context)
         picks = []
         for row, payload in zip(granted.rows, granted.payloads, strict=True):
             score, predicted, reason = PAYLOAD.unpack(payload)
@@ -207,9 +223,11 @@ class Batches:
         next_available_ms = None
         if not picks:
             waiting = granted.next_deadline_ms is not None and (
-                live.view.waits_for_budget(ask.annotator, live.pool.manifest.items)
+                live.view.waits_for_budget(
+                    ask.annotator, materials.eligible_items, materials.eligible
+                )
                 if granted.budget_spent
-                else live.view.waits_for(ask.annotator)
+                else not ask.review and _waits(live, ask.annotator, materials)
             )
             phase = "WAITING" if waiting else "EXHAUSTED"
             next_available_ms = granted.next_deadline_ms if waiting else None
@@ -227,7 +245,25 @@ class Batches:
             picks=tuple(picks),
             deadline_ms=granted.deadline_ms if picks else None,
             next_available_ms=next_available_ms,
+            details=details,
         )
+
+
+def _packed(ranking: Ranking, found: list[Proposed]) -> list[Proposal]:
+    """Proposals as the store takes them, with their groups where a group has one lease."""
+    groups = ranking.materials.kept_groups([p.row for p in found])
+    return [
+        Proposal(p.row, PAYLOAD.pack(p.score, p.predicted, p.reason), group)
+        for p, group in zip(found, groups, strict=True)
+    ]
+
+
+def _waits(live: LiveSession, annotator: str, materials: Materials) -> bool:
+    """Whether the end of a lease could leave the annotator an item."""
+    one_lease = materials.rule is not None and materials.rule.one_lease
+    if one_lease and live.view.leases:
+        return True  # a lease keeps the rest of its group back
+    return live.view.waits_for(annotator, materials.eligible)
 
 
 def _frees(entry: Entry) -> bool:

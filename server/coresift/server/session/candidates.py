@@ -1,18 +1,27 @@
-"""A session's candidates under SEALS, with their vectors side by side in memory."""
+"""A session's candidates, where they are fewer than the pool."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from coresift.server.arrays import Float32s, Rows
-from coresift.server.head import Head
+from coresift.server.head import Task
+from coresift.server.pool.parallel import in_order
 from coresift.server.pool.pool import Pool
-from coresift.server.selection.shortlist import contains, fast_weights
+from coresift.server.selection.candidates import Anchors, RandomSubset, Seals
+from coresift.server.selection.priority import priorities
+from coresift.server.selection.shortlist import Columns, contains
+from coresift.server.selection.strategy import Part
+from coresift.server.session.materials import Materials
+from coresift.server.session.snapshot import Snapshot
 
-BLOCK = 65_536
+A = TypeVar("A", Rows, Float32s)
+
+BLOCK = 16_384
 """Rows gathered or multiplied at a time: bounds the memory of a pass."""
 
 
@@ -55,15 +64,107 @@ class Candidates:
             parts[-2:] = [joined]
         return Candidates(rows, tuple(parts))
 
-    def logits(self, pool: Pool, head: Head) -> Iterator[tuple[Rows, Float32s]]:
-        """Rows by blocks with their fast logits, float32 [m, K'] of the fitted columns."""
-        weights, bias = fast_weights(head)
-        if self.parts is None:
-            for start in range(0, len(self.rows), BLOCK):
-                rows = self.rows[start : start + BLOCK]
-                yield rows, pool.fetch(rows) @ weights + bias
+    def parts_of(self, pool: Pool, columns: Columns) -> Iterator[Part]:
+        """The candidates by blocks, multiplied on all cores."""
+        if columns.weights is None or self.parts is None:
+            has_vectors = columns.weights is not None
+
+            def gathered(rows: Rows) -> Part:
+                return columns.part(rows, pool.fetch(rows).__matmul__ if has_vectors else None)
+
+            yield from in_order(gathered, _blocks(self.rows))
             return
-        for rows, vectors in self.parts:
-            for start in range(0, len(rows), BLOCK):
-                end = start + BLOCK
-                yield rows[start:end], vectors[start:end] @ weights + bias
+
+        def kept(block: tuple[Rows, Float32s]) -> Part:
+            rows, vectors = block
+            return columns.part(rows, vectors.__matmul__)
+
+        blocks = (
+            block
+            for rows, vectors in self.parts
+            for block in zip(_blocks(rows), _blocks(vectors), strict=True)
+        )
+        yield from in_order(kept, blocks)
+
+
+def _blocks(array: A) -> Iterator[A]:
+    return (array[start : start + BLOCK] for start in range(0, len(array), BLOCK))
+
+
+def candidates_of(
+    materials: Materials, snapshot: Snapshot, neighbours: Callable[[Rows], Rows]
+) -> Candidates | None:
+    """The candidates of a snapshot, from scratch; None for the whole pool.
+
+    Args:
+        neighbours: of rows int32 [n] the nearest others int32 [n, k], as many as the policy wants.
+    """
+    policy = snapshot.config.candidates
+    match policy:
+        case Seals() if len(snapshot.ever):
+            return Candidates(np.unique(neighbours(snapshot.ever)).astype(np.int32))
+        case RandomSubset(size):
+            return random_subset(materials, snapshot, size)
+        case Anchors() if len(starts := anchors(policy, snapshot)):
+            return around(policy, materials, snapshot, starts, neighbours(starts))
+    return None
+
+
+def counts(
+    materials: Materials, candidates: Candidates | None, snapshot: Snapshot
+) -> tuple[int, float]:
+    """Unlabelled candidates, and the share of the pool that ever had a label or is a candidate."""
+    items = materials.pool.manifest.items
+    admitted = len(materials.admits(snapshot.labelled()))
+    if candidates is None:
+        outside = len(snapshot.ever) - len(materials.admits(snapshot.ever))
+        return materials.eligible_items - admitted, (materials.eligible_items + outside) / items
+    rows = materials.admits(candidates.rows)
+    considered = len(np.union1d(rows, snapshot.ever))
+    return int((~np.isin(rows, snapshot.labelled())).sum()), considered / items
+
+
+def random_subset(materials: Materials, snapshot: Snapshot, size: int) -> Candidates:
+    """``size`` unlabelled eligible rows by a hash of the revision (RandPool)."""
+    rows = np.arange(materials.pool.manifest.items, dtype=np.int32)
+    if materials.eligible is not None:
+        rows = rows[materials.eligible]
+    priority = priorities(snapshot.config.seed, f"random_subset:{snapshot.revision}", rows)
+    priority[np.searchsorted(rows, materials.admits(snapshot.labelled()))] = -1
+    left = len(rows) - int((priority < 0).sum())
+    if left > size:
+        least = np.partition(priority, len(rows) - size)[len(rows) - size]
+        return Candidates(rows[priority >= least])
+    return Candidates(rows[priority >= 0])
+
+
+def anchors(policy: Anchors, snapshot: Snapshot) -> Rows:
+    """Labelled rows to start from: of each class those with the largest hash at the revision."""
+    rows, present, absent = snapshot.targets_of(snapshot.labelled())
+    columns = [*present.T, *absent.T] if snapshot.config.task is Task.BINARY else [*present.T]
+    priority = priorities(snapshot.config.seed, f"anchors:{snapshot.revision}", rows)
+    chosen = [np.empty(0, np.int32)]
+    for weights in columns:
+        of_class = np.flatnonzero(weights > 0)
+        order = np.lexsort((of_class, -priority[of_class]))
+        chosen.append(rows[of_class[order[: policy.per_class]]])
+    return np.unique(np.concatenate(chosen)).astype(np.int32)
+
+
+def around(
+    policy: Anchors, materials: Materials, snapshot: Snapshot, starts: Rows, found: Rows
+) -> Candidates:
+    """The rows among ``found``, int32 [n, k] neighbours of ``starts`` [n], with the largest mean
+    similarity to the starts that name them."""
+    pool, near = materials.pool, found.ravel()
+    which = np.repeat(np.arange(len(starts)), found.shape[1])
+    similarity = pool.similarities(near, pool.fetch(starts), which)
+    rows, place, counts = np.unique(near, return_inverse=True, return_counts=True)
+    mean = np.bincount(place.ravel(), similarity, len(rows)) / np.maximum(counts, 1)
+    rows = rows.astype(np.int32)
+    free = ~contains(snapshot.labelled(), rows)
+    if materials.eligible is not None:
+        free &= materials.eligible[rows]
+    rows, mean = rows[free], mean[free]
+    order = np.lexsort((rows, -mean))[: policy.size]
+    return Candidates(np.sort(rows[order]))

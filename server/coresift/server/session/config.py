@@ -2,136 +2,199 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, get_args
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar, get_args
 
 import msgpack
 
-from coresift.server.errors import CoresiftError, Reason, invalid
+from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import ClassWeight, HeadConfig, Task
-from coresift.server.selection.strategies import ONLY_BINARY, STRATEGIES
+from coresift.server.selection.candidates import (
+    CANDIDATE_POLICIES,
+    CandidatePolicy,
+    Seals,
+    name_of,
+)
+from coresift.server.selection.parameters import read
+from coresift.server.selection.registry import BATCH_POLICIES, MIX, STRATEGIES, Choice
 from coresift.server.state.store import Settings
 
+T = TypeVar("T")
+
 DEFAULT_LEASE_MS = 15 * 60 * 1000
-MIN_LEASE_MS, MAX_LEASE_MS = 1_000, 24 * 3600 * 1000
-MAX_CLASSES = 1_000
-MAX_NEIGHBOURS = 1_000
-MAX_VOTES_PER_ITEM = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A strategy and its share of each batch."""
+
+    strategy: Choice
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchConfig:
+    """How a batch is taken from the scores; see BatchPolicy on the wire."""
+
+    policy: Choice = field(default_factory=lambda: Choice("top"))
+    max_similarity: float | None = None
+    class_shares: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRule:
+    """Items that belong together; see GroupRule on the wire."""
+
+    column: str
+    max_per_batch: int = 1
+    one_lease: bool = False
+    one_label: bool = False
+    """Implies ``one_lease``."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopRule:
+    """When recall suffices; see StopRule on the wire."""
+
+    target_recall: float | None = None
+    confidence: float = 0.95
+    class_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SignalFile:
+    """A column of a stored signal that the strategy reads. The file never changes."""
+
+    key: str
+    """Of `Situation.signals`."""
+    content_hash: str
+    column: str
 
 
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
-    """How a session selects.
-
-    ``seals_k`` is the candidate policy: the k of SEALS (Coleman et al., 2022), or None for all.
-    """
+    """How a session selects. ``mix`` has one component unless the strategy is a mix."""
 
     pool: str
     pool_version: str
     task: Task
     classes: tuple[str, ...]
-    strategy: str = "max_entropy"
-    seals_k: int | None = 100
+    mix: tuple[Component, ...] = (Component(Choice("max_entropy")),)
+    candidates: CandidatePolicy = field(default_factory=Seals)
+    filter: str = ""
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    groups: GroupRule | None = None
+    explore_fraction: float = 0.0
+    validation_size: int = 0
+    stop: StopRule = field(default_factory=StopRule)
     head: HeadConfig = field(default_factory=HeadConfig)
     seed: int = 0
     votes_per_item: int = 1
     label_budget: int | None = None
     lease_ms: int = DEFAULT_LEASE_MS
+    signals: tuple[SignalFile, ...] = ()
+    prior_head: str = ""
+    """Content hash of a head that selects until the labels determine one."""
+
+    @property
+    def strategy(self) -> str:
+        """Name of the strategy on the wire."""
+        return self.mix[0].strategy.name if len(self.mix) == 1 else MIX
 
     def settings(self) -> Settings:
         """The form that the store keeps."""
-        return Settings(self.votes_per_item, self.label_budget, msgpack.packb(asdict(self)))
+        packed = asdict(self) | {
+            "candidates": [name_of(self.candidates), asdict(self.candidates)],
+        }
+        return Settings(self.votes_per_item, self.label_budget, msgpack.packb(packed))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> SessionConfig:
         """The inverse of `settings`. FORMAT_TOO_NEW for what only a newer release knows."""
-        fields = msgpack.unpackb(settings.config)
-        if unknown := _unknown(fields):
-            raise CoresiftError(
-                Reason.FORMAT_TOO_NEW,
-                f"a newer release configured this session: {', '.join(unknown)}",
-            )
+        packed = msgpack.unpackb(settings.config)
+        if unknown := packed.keys() - set(cls.__slots__):
+            raise _too_new(*sorted(unknown))
         return cls(
-            **fields
-            | {
-                "task": Task(fields["task"]),
-                "classes": tuple(fields["classes"]),
-                "head": HeadConfig(**fields["head"]),
-            }
+            **packed
+            | {name: unpack(packed[name]) for name, unpack in _UNPACK.items() if name in packed}
         )
 
 
-def _unknown(fields: Mapping[str, Any]) -> list[str]:
-    """Fields, and values of fields that choose, which this release does not know."""
-    head = fields["head"]
-    chosen = {
-        "task": fields["task"] in {int(task) for task in Task},
-        "strategy": fields["strategy"] in STRATEGIES,
-        "head.class_weight": head["class_weight"] in get_args(ClassWeight),
-    }
-    return sorted(
-        [
-            *fields.keys() - set(SessionConfig.__slots__),
-            *(f"head.{name}" for name in head.keys() - set(HeadConfig.__slots__)),
-            *(name for name, is_known in chosen.items() if not is_known),
-        ]
+def _task(number: int) -> Task:
+    if number not in set(Task):
+        raise _too_new("task")
+    return Task(number)
+
+
+def _mix(packed: list[dict[str, Any]]) -> tuple[Component, ...]:
+    return tuple(map(_component, packed))
+
+
+def _component(packed: Mapping[str, Any]) -> Component:
+    strategy = _choice(packed["strategy"], STRATEGIES, "strategy")
+    return _dataclass(Component)(dict(packed) | {"strategy": strategy})
+
+
+def _choice(packed: Mapping[str, Any], registry: Mapping[str, Any], what: str) -> Choice:
+    _check_fields(Choice, packed)
+    choice = Choice.unpack(packed)
+    if choice.name not in registry:
+        raise _too_new(f"{what} {choice.name}")
+    try:
+        read(registry[choice.name], dict(choice.params), f"{what} {choice.name}")
+    except CoresiftError as error:
+        raise _too_new(error.message) from error
+    return choice
+
+
+def _candidates(packed: list[Any]) -> CandidatePolicy:
+    name, params = packed
+    if name not in CANDIDATE_POLICIES:
+        raise _too_new(f"candidates {name}")
+    return _dataclass(CANDIDATE_POLICIES[name])(params)
+
+
+def _batch(packed: Mapping[str, Any]) -> BatchConfig:
+    shares = tuple((name, share) for name, share in packed["class_shares"])
+    policy = _choice(packed["policy"], BATCH_POLICIES, "batch policy")
+    return _dataclass(BatchConfig)(dict(packed) | {"policy": policy, "class_shares": shares})
+
+
+def _head(packed: Mapping[str, Any]) -> HeadConfig:
+    if packed["class_weight"] not in get_args(ClassWeight):
+        raise _too_new("head.class_weight")
+    return _dataclass(HeadConfig)(packed)
+
+
+def _dataclass(kind: type[T]) -> Callable[[Mapping[str, Any]], T]:
+    def unpack(packed: Mapping[str, Any]) -> T:
+        _check_fields(kind, packed)
+        return kind(**packed)
+
+    return unpack
+
+
+def _check_fields(kind: type[Any], packed: Mapping[str, Any]) -> None:
+    if unknown := packed.keys() - {own.name for own in fields(kind)}:
+        raise _too_new(*(f"{kind.__name__}.{name}" for name in sorted(unknown)))
+
+
+def _too_new(*what: str) -> CoresiftError:
+    return CoresiftError(
+        Reason.FORMAT_TOO_NEW, f"a newer release configured this session: {', '.join(what)}"
     )
 
 
-def complete(config: SessionConfig) -> SessionConfig:
-    """The configuration with defaults filled in; raises INVALID_FIELD or UNKNOWN_METHOD."""
-    classes = config.classes
-    if config.task is Task.BINARY and not classes:
-        classes = ("negative", "positive")
-    _check_classes(config.task, classes)
-    _check_strategy(config)
-    if not 0 < config.head.c <= 1e6:
-        raise invalid("config.head.c", f"must be in (0, 1e6], got {config.head.c}")
-    if config.seals_k is not None and not 1 <= config.seals_k <= MAX_NEIGHBOURS:
-        raise invalid(
-            "config.candidates.seals.k", f"must be 1..{MAX_NEIGHBOURS}, got {config.seals_k}"
-        )
-    if not 1 <= config.votes_per_item <= MAX_VOTES_PER_ITEM:
-        raise invalid(
-            "config.votes_per_item",
-            f"must be 1..{MAX_VOTES_PER_ITEM}, got {config.votes_per_item}",
-        )
-    if config.label_budget is not None and config.label_budget >= 2**53:
-        raise invalid("config.label_budget", f"must be below 2^53, got {config.label_budget}")
-    check_lease("config.lease_duration", config.lease_ms)
-    return replace(config, classes=classes)
-
-
-def check_lease(field: str, lease_ms: int) -> None:
-    """Refuse lease durations outside 1 s..24 h."""
-    if not MIN_LEASE_MS <= lease_ms <= MAX_LEASE_MS:
-        raise invalid(field, f"must be 1 s to 24 h, got {lease_ms / 1000:g} s")
-
-
-def _check_classes(task: Task, classes: tuple[str, ...]) -> None:
-    least = 1 if task is Task.MULTILABEL else 2
-    most = 2 if task is Task.BINARY else MAX_CLASSES
-    if not least <= len(classes) <= most:
-        raise invalid(
-            "config.classes", f"must hold {least}..{most} names for this task, got {len(classes)}"
-        )
-    seen: set[str] = set()
-    for i, name in enumerate(classes):
-        if not 1 <= len(name.encode()) <= 128:
-            raise invalid(f"config.classes[{i}]", "must have 1..128 bytes")
-        if name in seen:
-            raise invalid(f"config.classes[{i}]", f"repeats {name!r}")
-        seen.add(name)
-
-
-def _check_strategy(config: SessionConfig) -> None:
-    if config.strategy not in STRATEGIES:
-        raise CoresiftError(
-            Reason.UNKNOWN_METHOD,
-            f"no strategy {config.strategy!r}; valid are {', '.join(STRATEGIES)}",
-            field="config.strategy.name",
-            valid=",".join(STRATEGIES),
-        )
-    if config.strategy in ONLY_BINARY and config.task is not Task.BINARY:
-        raise invalid("config.strategy.name", f"{config.strategy!r} needs a binary task")
+_UNPACK: Mapping[str, Callable[[Any], Any]] = {
+    "task": _task,
+    "classes": tuple,
+    "mix": _mix,
+    "candidates": _candidates,
+    "batch": _batch,
+    "groups": lambda packed: None if packed is None else _dataclass(GroupRule)(packed),
+    "stop": _dataclass(StopRule),
+    "head": _head,
+    "signals": lambda packed: tuple(map(_dataclass(SignalFile), packed)),
+}
+"""Fields that MessagePack does not hand back as they were."""

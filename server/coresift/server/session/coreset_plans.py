@@ -129,7 +129,7 @@ class Planner:
                 head = state.head
             else:
                 await live.sync(time.monotonic())
-                head = await head_at(live, pool, spec, self._store, self._workers)
+                head = await head_at(live, spec, self._store, self._workers)
         return Work(pool, head, _start_rows(pool, ordered))
 
 

@@ -7,9 +7,8 @@ from typing import Protocol
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import Head
-from coresift.server.pool.pool import Pool
 from coresift.server.session.live import APPLY_ENTRIES, LiveSession
-from coresift.server.session.ranking import HeadState, Snapshot, fit_head
+from coresift.server.session.snapshot import Snapshot, head_state
 from coresift.server.session.view import View
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import Store
@@ -28,9 +27,7 @@ class HeadBasis(Protocol):
     def head_version(self) -> str: ...
 
 
-async def head_at(
-    live: LiveSession, pool: Pool, basis: HeadBasis, store: Store, workers: Workers
-) -> Head:
+async def head_at(live: LiveSession, basis: HeadBasis, store: Store, workers: Workers) -> Head:
     """The head of an earlier basis of the session, fitted again.
 
     Raises:
@@ -49,10 +46,11 @@ async def head_at(
     # The configuration may have changed before or after the last of these labels.
     view.config, view.config_version = config, basis.config_version
     snapshot = Snapshot.of(view)
-    head = await workers.run(lambda: fit_head(pool, snapshot))
-    if head is None or HeadState(snapshot, head).version != basis.head_version:
+    materials = await live.materials(config)
+    state = await workers.run(lambda: head_state(materials, snapshot))
+    if state.head is None or state.version != basis.head_version:
         raise CoresiftError(
             Reason.HEAD_NOT_FITTED,
             f"the log no longer holds the labels of head {basis.head_version}",
         )
-    return head
+    return state.head

@@ -1,63 +1,75 @@
-"""A session's life: create, read, list, change, delete, and how far it is."""
+"""A session's life: create, read, list, change, delete."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
-from coresift.server.errors import CoresiftError, Reason, invalid
-from coresift.server.head import Task
-from coresift.server.pool.pool import Pool
-from coresift.server.session.config import SessionConfig, complete
-from coresift.server.session.labels import ClassSets, unpack
-from coresift.server.session.live import LiveSession, LiveSessions
-from coresift.server.session.pools import Pools
-from coresift.server.state.store import Request, SessionRecord, Store
+import numpy as np
 
-MUTABLE = frozenset(
-    {"strategy", "seals_k", "head", "votes_per_item", "label_budget", "lease_ms", "pool_version"}
-)
-"""Fields of `SessionConfig` that UpdateSession may change."""
+from coresift.server.arrays import Float64s
+from coresift.server.errors import CoresiftError, Reason, invalid
+from coresift.server.head import Head, Task
+from coresift.server.pool.pool import Pool
+from coresift.server.session.config import SessionConfig
+from coresift.server.session.config_checks import complete
+from coresift.server.session.live import LiveSessions
+from coresift.server.session.materials import Loader
+from coresift.server.session.pools import Pools
+from coresift.server.session.signals import Signals
+from coresift.server.session.workers import Workers
+from coresift.server.state.store import Request, SessionRecord, Store
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a session is; see GetSessionProgressResponse."""
+class PriorWeights:
+    """A head as it came over the wire: weights float64 [K, d], bias float64 [K]."""
 
-    config: SessionConfig
-    config_version: int
-    revision: int
-    head_version: str
-    pool_items: int
-    labelled_items: int
-    votes: int
-    unsure_votes: int
-    live_leases: int
-    candidates: int
-    considered_share: float
-    classes: tuple[tuple[str, int, int], ...]
-    """Name, votes present, votes absent (multilabel)."""
-    unfitted_classes: tuple[str, ...]
-    hidden_items: int
-    budget_spent: bool
-    exhausted: bool
+    weights: Float64s
+    bias: Float64s
+
+
+def prior_head(config: SessionConfig, pool: Pool, prior: PriorWeights) -> Head:
+    """The head to start from. INVALID_FIELD for a wrong shape or numbers that are not finite."""
+    columns, dimension = len(_head_classes(config)), pool.manifest.dimension
+    if prior.weights.shape != (columns, dimension) or prior.bias.shape != (columns,):
+        raise invalid(
+            "prior_head.weights",
+            f"and bias must be {columns} x {dimension} and {columns} numbers, "
+            f"got {prior.weights.shape} and {prior.bias.shape}",
+        )
+    if not (np.isfinite(prior.weights).all() and np.isfinite(prior.bias).all()):
+        raise invalid("prior_head", "must hold finite numbers")
+    return Head(config.task, prior.weights, prior.bias, np.ones(columns, np.bool_))
 
 
 class Lifecycle:
     """The session calls that do not label."""
 
-    def __init__(self, pools: Pools, sessions: LiveSessions, store: Store) -> None:
-        self._pools, self._sessions, self._store = pools, sessions, store
+    def __init__(
+        self,
+        pools: Pools,
+        sessions: LiveSessions,
+        signals: Signals,
+        loader: Loader,
+        store: Store,
+        workers: Workers,
+    ) -> None:
+        self._pools, self._sessions, self._signals = pools, sessions, signals
+        self._loader, self._store, self._workers = loader, store, workers
 
     async def create(
-        self, session_id: str, config: SessionConfig, request: Request
+        self, session_id: str, config: SessionConfig, prior: PriorWeights | None, request: Request
     ) -> SessionRecord:
         """Create a session on the newest served version of its pool, or on the one named."""
         pool = self._find(config.pool, config.pool_version)
-        config = complete(replace(config, pool_version=pool.manifest.version))
+        config = await self._complete(replace(config, pool_version=pool.manifest.version))
+        if prior is not None:
+            head = prior_head(config, pool, prior)
+            stored = await self._workers.run(lambda: self._loader.keep_prior(head))
+            config = replace(config, prior_head=stored)
         if not session_id:  # a retry must find the same session
             session_id = "s-" + blake2b(request.request_id.encode(), digest_size=10).hexdigest()
         return await self._store.create(session_id, config.settings(), request)
@@ -77,17 +89,18 @@ class Lifecycle:
         expected_version: int | None,
         request: Request,
     ) -> SessionRecord:
-        """Change fields of `MUTABLE`. Without an expected version, whatever is there changes."""
+        """Change fields of the configuration, whatever it is without an expected version."""
         record = await self._store.read(session_id)
         if (done := await self._answered(record, request)) is not None:
             return done
         for _ in range(5):
             record = await self._store.read(session_id)
             config = SessionConfig.from_settings(record.settings)
-            changed = complete(replace(config, **changes))
+            changed = replace(config, **changes)
             if "pool_version" in changes:
                 version = self._forward(config, changes["pool_version"])
                 changed = replace(changed, pool_version=version)
+            changed = await self._complete(changed)
             try:
                 return await self._store.configure(
                     record.uid,
@@ -102,6 +115,12 @@ class Lifecycle:
         raise CoresiftError(
             Reason.CONFIG_VERSION_MISMATCH, "the configuration changes too often to be updated"
         )
+
+    async def _complete(self, config: SessionConfig) -> SessionConfig:
+        """The configuration checked against its pool, and its signals found."""
+        pool = self._pools.of_session(config.pool, config.pool_version)
+        config = await self._workers.run(lambda: complete(config, pool))
+        return replace(config, signals=await self._signals.files_of(config))
 
     async def _answered(self, record: SessionRecord, request: Request) -> SessionRecord | None:
         """The stored answer of an update: what was right then may not fit what is there now."""
@@ -132,75 +151,19 @@ class Lifecycle:
         self._sessions.drop(session_id)
         return purge_ms
 
-    async def progress(self, live: LiveSession) -> Progress:
-        """Counts of labels, leases and candidates, with the head up to the newest label."""
-        began = time.monotonic()
-        state = await live.fitted(began)
-        candidates, considered = await live.candidate_counts(began)
-        leases = await self._store.leases(live.uid)
-        view, config, items = live.view, live.config, live.pool.manifest.items
-        budget = config.label_budget
-        unfitted: Sequence[str] = config.classes if config.task is not Task.BINARY else ()
-        if state.head is not None:
-            names = _head_classes(config)
-            unfitted = [n for n, ok in zip(names, state.head.fitted, strict=True) if not ok]
-        elif config.task is Task.BINARY:
-            unfitted = _head_classes(config)
-        done = {row for row, item in view.votes.items() if len(item) >= config.votes_per_item}
-        return Progress(
-            config=config,
-            config_version=view.config_version,
-            revision=view.revision,
-            head_version=state.version,
-            pool_items=items,
-            labelled_items=len(view.votes),
-            votes=view.vote_count,
-            unsure_votes=view.unsure_votes(),
-            live_leases=len(leases),
-            candidates=candidates,
-            considered_share=considered,
-            classes=_count_classes(config, view.votes),
-            unfitted_classes=tuple(unfitted),
-            hidden_items=len(view.hidden),
-            budget_spent=budget is not None and view.vote_count >= budget,
-            exhausted=len(done | view.hidden) >= items,
-        )
-
 
 def _head_classes(config: SessionConfig) -> tuple[str, ...]:
     """Names of the head's columns: binary heads have the positive class only."""
     return config.classes[1:] if config.task is Task.BINARY else config.classes
 
 
-def _count_classes(
-    config: SessionConfig, votes: Mapping[int, Mapping[str, bytes]]
-) -> tuple[tuple[str, int, int], ...]:
-    present, absent = [0] * len(config.classes), [0] * len(config.classes)
-    for item in votes.values():
-        for packed in item.values():
-            value = unpack(packed)
-            if isinstance(value, ClassSets):
-                for number in value.present:
-                    present[number] += 1
-                for number in value.absent:
-                    absent[number] += 1
-            elif value is not None:
-                present[value] += 1
-    return tuple(zip(config.classes, present, absent, strict=True))
-
-
-def check_mask(paths: Sequence[str], renamed: Mapping[str, str]) -> None:
-    """Refuse an empty mask, unknown fields and fields that never change.
-
-    Args:
-        renamed: paths whose field of `SessionConfig` has another name.
-    """
+def check_mask(paths: Sequence[str], mutable: Collection[str]) -> None:
+    """Refuse an empty mask, unknown fields and fields that never change."""
     if not paths:
         raise invalid("update_mask", "must name at least one field")
     for path in paths:
-        field = renamed.get(path, path)
-        if field not in MUTABLE or path in renamed.values():
-            never = field in {"pool", "task", "classes", "seed"}
+        if path not in mutable:
+            never = path in {"pool", "task", "classes", "seed"}
             raise CoresiftError(
                 Reason.IMMUTABLE_FIELD if never else Reason.INVALID_FIELD,
                 f"update_mask: {path!r} {'never changes' if never else 'is no field to change'}",

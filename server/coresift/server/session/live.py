@@ -14,19 +14,21 @@ from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import Head
 from coresift.server.metrics import Metrics
 from coresift.server.pool.pool import Pool
-from coresift.server.session.candidates import Candidates
+from coresift.server.selection.candidates import Anchors, RandomSubset, Seals, neighbours_of
+from coresift.server.session.candidates import (
+    Candidates,
+    anchors,
+    around,
+    counts,
+    random_subset,
+)
 from coresift.server.session.config import SessionConfig
+from coresift.server.session.materials import Loader, Materials
 from coresift.server.session.neighbourhood import Neighbourhood
 from coresift.server.session.pools import Pools
-from coresift.server.session.ranking import (
-    HeadState,
-    Ranking,
-    Snapshot,
-    deeper,
-    fit_head,
-    positive_rows,
-    rank,
-)
+from coresift.server.session.ranking import Ranking, deeper, rank
+from coresift.server.session.review import review
+from coresift.server.session.snapshot import HeadState, Snapshot, head_state, positive_rows
 from coresift.server.session.view import View
 from coresift.server.session.workers import Workers
 from coresift.server.state.entries import Entry, ExpiryEntry, LabelsEntry
@@ -46,12 +48,18 @@ class LiveSession:
     """One session on this replica. Made and used on the event loop only."""
 
     def __init__(
-        self, record: SessionRecord, pools: Pools, store: Store, workers: Workers, metrics: Metrics
+        self,
+        record: SessionRecord,
+        pools: Pools,
+        loader: Loader,
+        store: Store,
+        workers: Workers,
+        metrics: Metrics,
     ) -> None:
         self.session_id, self.uid, self.secret = record.session_id, record.uid, record.secret
         self.claiming = asyncio.Lock()
         self._pools, self._store, self._workers = pools, store, workers
-        self._metrics = metrics
+        self._loader, self._metrics = loader, metrics
         self._refreshing = asyncio.Lock()
         self._first_record = record
         self._forget()
@@ -61,7 +69,9 @@ class LiveSession:
         # The configuration of the record may be newer than the log's start: entries overwrite it.
         self.view = View(SessionConfig.from_settings(record.settings), record.config_version)
         self.ranking: Ranking | None = None
+        self.review: Ranking | None = None
         self.head_state: HeadState | None = None
+        self._materials: tuple[SessionConfig, Materials] | None = None
         self._neighbourhood: Neighbourhood | None = None
         self._candidates: tuple[int, Candidates] = (0, NO_CANDIDATES)
         self._synced_at = -np.inf
@@ -78,9 +88,9 @@ class LiveSession:
 
     @property
     def neighbourhood(self) -> Neighbourhood | None:
-        """Neighbours under the current configuration; None where candidates are all items."""
-        k, pool = self.config.seals_k, self.pool
-        if k is None:
+        """Neighbours under the current configuration; None where no candidates come from them."""
+        k, pool = neighbours_of(self.config.candidates), self.pool
+        if not k:
             return None
         current = self._neighbourhood
         wanted = min(k, pool.manifest.items - 1)
@@ -184,14 +194,23 @@ class LiveSession:
         await self.sync(began)
         state = self.head_state
         if state is None or not self._current(state.snapshot):
-            snapshot, pool = Snapshot.of(self.view), self.pool
+            snapshot = Snapshot.of(self.view)
+            materials = await self.materials(snapshot.config)
             with self._metrics.stage("fit"):
-                head = await self._workers.run(lambda: fit_head(pool, snapshot))
-            state = self.head_state = HeadState(snapshot, head)
-            if head is not None:
-                packed, version = head.pack(), state.version
+                state = await self._workers.run(lambda: head_state(materials, snapshot))
+            self.head_state = state
+            if state.head is not None and not state.is_prior:
+                packed, version = state.head.pack(), state.version
                 self._workers.spawn(self._publish(version, packed))
         return state
+
+    async def materials(self, config: SessionConfig) -> Materials:
+        """What a configuration of the session refers to; kept while it stays the same."""
+        kept = self._materials
+        if kept is None or kept[0] != config:
+            kept = config, await self._workers.run(lambda: self._loader.load(config))
+            self._materials = kept
+        return kept[1]
 
     async def _publish(self, version: str, packed: bytes) -> None:
         try:
@@ -206,37 +225,70 @@ class LiveSession:
             async with self._refreshing:
                 state = await self._fitted(began)
                 if self.ranking is None or self.ranking.snapshot is not state.snapshot:
-                    candidates = await self._grown_candidates(state.snapshot)
-                    self.ranking = await self._rank(state, candidates)
+                    materials = await self.materials(state.snapshot.config)
+                    candidates = await self._candidates_of(materials, state.snapshot)
+                    self.ranking = await self._rank(materials, state, candidates)
                     self._observe(candidates)
                 return self.ranking
 
         return await self._workers.shared(refresh())
 
+    async def reviewed(self, began: float) -> Ranking:
+        """Labelled items for a second look, of every label acknowledged before ``began``.
+
+        HEAD_NOT_FITTED while the labels determine no head.
+        """
+        ranking = await self.ranked(began)
+        head = head_of(ranking.state)
+
+        async def refresh() -> Ranking:
+            async with self._refreshing:
+                if self.review is None or self.review.snapshot is not ranking.snapshot:
+                    with self._metrics.stage("review"):
+                        self.review = await self._workers.run(lambda: review(ranking, head))
+                return self.review
+
+        return await self._workers.shared(refresh())
+
     async def deepened(self, ranking: Ranking) -> Ranking:
         """The same ranking with more rows (or all there are)."""
-        pool = self.pool
         with self._metrics.stage("score"):
-            more = await self._workers.run(lambda: deeper(pool, ranking))
+            more = await self._workers.run(lambda: deeper(ranking))
         if self.ranking is ranking:
             self.ranking = more
         return more
 
-    async def _rank(self, state: HeadState, candidates: Candidates | None) -> Ranking:
-        pool, near = self.pool, None
+    async def _rank(
+        self, materials: Materials, state: HeadState, candidates: Candidates | None
+    ) -> Ranking:
+        near = None
         if state.head is None and self.neighbourhood is not None:
             near = await self.neighbourhood.of(positive_rows(state.snapshot))
         with self._metrics.stage("score"):
-            return await self._workers.run(lambda: rank(pool, state, candidates, near=near))
+            return await self._workers.run(lambda: rank(materials, state, candidates, near))
 
-    async def _grown_candidates(self, snapshot: Snapshot) -> Candidates | None:
-        """The candidates of a snapshot; None for the whole pool.
+    async def _candidates_of(self, materials: Materials, snapshot: Snapshot) -> Candidates | None:
+        """The candidates of a snapshot; None for the whole pool."""
+        policy, neighbourhood = snapshot.config.candidates, self.neighbourhood
+        match policy:
+            case RandomSubset(size):
+                return await self._workers.run(lambda: random_subset(materials, snapshot, size))
+            case Seals() if neighbourhood is not None and len(snapshot.ever):
+                return await self._grown_candidates(neighbourhood, snapshot)
+            case Anchors() if neighbourhood is not None:
+                starts = anchors(policy, snapshot)
+                if not len(starts):
+                    return None
+                found = await neighbourhood.of(starts)
+                return await self._workers.run(
+                    lambda: around(policy, materials, snapshot, starts, found)
+                )
+        return None
 
-        SEALS: the union of the neighbours of every item that ever had a label. It only grows.
-        """
-        neighbourhood = self.neighbourhood
-        if neighbourhood is None:
-            return None
+    async def _grown_candidates(
+        self, neighbourhood: Neighbourhood, snapshot: Snapshot
+    ) -> Candidates:
+        """SEALS: the union of the neighbours of every item that ever had a label. It only grows."""
         done, candidates = self._candidates
         if done < len(snapshot.ever):
             found, pool = await neighbourhood.of(snapshot.ever[done:]), self.pool
@@ -263,12 +315,9 @@ class LiveSession:
         async with self._refreshing:
             await self.sync(began)
             snapshot = Snapshot.of(self.view)
-            candidates = await self._grown_candidates(snapshot)
-        items, labelled = self.pool.manifest.items, snapshot.labelled()
-        if candidates is None:
-            return items - len(labelled), 1.0
-        considered = len(np.union1d(candidates.rows, snapshot.ever))
-        return int((~np.isin(candidates.rows, labelled)).sum()), considered / items
+            materials = await self.materials(snapshot.config)
+            candidates = await self._candidates_of(materials, snapshot)
+        return await self._workers.run(lambda: counts(materials, candidates, snapshot))
 
     def _observe(self, candidates: Candidates | None) -> None:
         items = self.pool.manifest.items
@@ -280,8 +329,10 @@ class LiveSession:
 class LiveSessions:
     """The sessions that this replica has seen lately, by id."""
 
-    def __init__(self, pools: Pools, store: Store, workers: Workers, metrics: Metrics) -> None:
-        self._make = (pools, store, workers, metrics)
+    def __init__(
+        self, pools: Pools, loader: Loader, store: Store, workers: Workers, metrics: Metrics
+    ) -> None:
+        self._make = (pools, loader, store, workers, metrics)
         self._store = store
         self._sessions: OrderedDict[str, LiveSession] = OrderedDict()
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from coresift.server.arrays import Float32s, Float64s, Rows
 from coresift.server.head import Head, Task
 from coresift.server.pool.pool import Pool
-from coresift.server.selection.shortlist import top
-from coresift.server.selection.strategies import Strategy
+from coresift.server.selection.shortlist import Columns, top
+from coresift.server.selection.strategy import Errors, Floats, Part
 from coresift.server.session.live import LiveSession, head_of
-from coresift.server.session.ranking import HeadState, whole_pool
+from coresift.server.session.ranking import whole_pool
+from coresift.server.session.snapshot import HeadState
 from coresift.server.session.workers import Workers
 
 
@@ -35,34 +36,37 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class _ClassLogit:
-    """Ranks by the logit of one fitted column (multilabel: the order of its probability)."""
+class ClassScorer:
+    """Scores by a formula [n] of logits [n, K']."""
 
-    column: int
-    needs_head = True
+    formula: Callable[[Floats], Floats]
+    lipschitz: float
+    needs_head: ClassVar[bool] = True
+    needs_rows: ClassVar[bool] = False
+    projection: ClassVar[None] = None
 
-    def score(self, rows: Rows, logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-        return logits[:, self.column]
+    def score(self, part: Part) -> Floats:
+        return self.formula(part.logits)
 
-    def error(self, logit_error: float, classes: int) -> float:
-        return logit_error
+    def error(self, errors: Errors) -> float:
+        return self.lipschitz * errors.logit
 
 
-@dataclass(frozen=True, slots=True)
-class _ClassLogOdds:
-    """Ranks by the log-odds of one class under a softmax, which do not saturate."""
+def class_scorer(task: Task, column: int) -> ClassScorer:
+    """Ranks by the probability of one fitted column.
 
-    column: int
-    needs_head = True
+    Multilabel and binary: by its logit; multiclass: by the log-odds, which do not saturate.
+    """
 
-    def score(self, rows: Rows, logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-        rest = np.delete(logits, self.column, axis=1)
+    def log_odds(logits: Floats) -> Floats:
+        rest = np.delete(logits, column, axis=1)
         best = rest.max(axis=1)
         others = best + np.log(np.exp(rest - best[:, None]).sum(axis=1))
-        return np.asarray(logits[:, self.column] - others)
+        return np.asarray(logits[:, column] - others)
 
-    def error(self, logit_error: float, classes: int) -> float:
-        return 2 * logit_error
+    if task is Task.MULTICLASS:
+        return ClassScorer(log_odds, 2.0)
+    return ClassScorer(lambda logits: logits[:, column], 1.0)
 
 
 class Modelling:
@@ -96,32 +100,15 @@ class Modelling:
         if not head.fitted[column]:
             return np.arange(min(count, pool.manifest.items), dtype=np.int32)  # all are alike
         place = int(head.fitted[:column].sum())
-        strategy: Strategy = (
-            _ClassLogOdds(place) if head.task is Task.MULTICLASS else _ClassLogit(place)
-        )
+        scorer = class_scorer(head.task, place)
+        columns = Columns.of(scorer, head)
 
         def work(stop: Callable[[], bool]) -> Rows:
-            blocks = whole_pool(pool, head, stop)
-            nothing = np.empty(0, np.int32)
-            return top(strategy, head, blocks, pool.fetch, nothing, count, pool.max_norm).rows
+            parts = whole_pool(pool, columns, stop)
+            nothing = np.zeros(pool.manifest.items, np.bool_)
+            return top(scorer, head, parts, pool.fetch, nothing, count, pool.max_norm).rows
 
         return (await self._workers.run_stoppable(work))[:count]
-
-    async def score_vectors(self, model: Model, vectors: Float32s) -> tuple[Float64s, Float32s]:
-        """The strategy's scores float64 [n] and class probabilities float32 [n, K]."""
-        head, strategy = model.head, model.state.snapshot.strategy()
-        # Vectors outside the pool have no row, and random choice no meaning: nothing is known.
-        rows = np.zeros(len(vectors), np.int32)
-
-        def work() -> tuple[Float64s, Float32s]:
-            logits = head.logits(vectors)
-            if strategy.needs_head:
-                scores = strategy.score(rows, logits[:, head.fitted]).astype(np.float64)
-            else:
-                scores = np.full(len(vectors), np.nan)
-            return scores, head.probabilities(logits).astype(np.float32)
-
-        return await self._workers.run(work)
 
     async def search(self, pool: Pool, query: Float32s | int, count: int) -> tuple[Rows, Float64s]:
         """The nearest rows to a vector [1, d], or to a row (itself left out), nearest first."""

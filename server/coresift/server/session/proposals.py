@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from heapq import nsmallest
 
 import numpy as np
 
 from coresift.server.arrays import Rows
-from coresift.server.pool.pool import Pool
-from coresift.server.selection.priority import random_order
+from coresift.server.selection.batch import Shortlist
+from coresift.server.selection.limits import Limits, within
+from coresift.server.selection.registry import batch_policy_of, strategy_of
 from coresift.server.selection.shortlist import canonical
-from coresift.server.session.ranking import PickReason, Ranking
+from coresift.server.selection.strategy import Ranker
+from coresift.server.session.config import SessionConfig
+from coresift.server.session.materials import Materials
+from coresift.server.session.ranking import Order, PickReason, Ranking, situation_of
 from coresift.server.session.view import View
-from coresift.server.state.store import MAX_PROPOSALS
+from coresift.server.state.store import MAX_PROPOSALS, NO_GROUP
+
+MAX_SHORTLIST = 16_384
+"""Rows that a batch policy and the limits of a batch look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,39 +34,270 @@ class Proposed:
     reason: PickReason
 
 
+@dataclass(frozen=True, slots=True)
+class Free:
+    """The free rows of an order, and whether the order goes on."""
+
+    order: Order
+    places: list[int]
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TakenGroups:
+    """Groups that have a lease or a label, where a rule allows one, and the row that has it.
+
+    As the claim script has it: a further annotator may get that very row, nobody another one.
+    """
+
+    materials: Materials
+    rows: Mapping[int, int]
+
+    @classmethod
+    def of(cls, materials: Materials, view: View, *, is_review: bool) -> TakenGroups:
+        """The groups that a view knows to be taken; second looks heed leases alone."""
+        rule, groups = materials.rule, materials.groups
+        if rule is None or groups is None or not rule.one_lease:
+            return cls(materials, {})
+        labelled = view.votes if rule.one_label and not is_review else ()
+        rows: dict[int, int] = {}
+        for row in labelled:
+            rows.setdefault(int(groups[row]), row)
+        for row in view.leases:
+            if rows.setdefault(int(groups[row]), row) != row:
+                rows[int(groups[row])] = NOBODY
+        rows.pop(NO_GROUP, None)
+        return cls(materials, rows)
+
+    def admits(self, row: int) -> bool:
+        """Whether the row's group is free, or taken by the row itself."""
+        return not self.rows or self.rows.get(self.materials.group_of(row), row) == row
+
+
+NOBODY = -1
+"""Stands for a row where two rows of a group are taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What is free for an annotator at one moment of the view; see `arranged`."""
+
+    offset: int
+    """Of the view."""
+    first: list[Proposed]
+    """Rows that go before all strategies."""
+    explore: Free | None
+    free: list[Free]
+    taken: TakenGroups
+
+
 def over_ask(size: int) -> int:
     """Rows to propose for a batch: other replicas may have leased a few meanwhile."""
     return min(MAX_PROPOSALS, 2 * size + 32)
 
 
-def proposals(ranking: Ranking, view: View, annotator: str, wanted: int) -> list[Proposed]:
-    """Up to ``wanted`` free rows: those that lack votes first, then by rank."""
-    found = _under_voted(view, annotator, wanted)
-    scored = ranking.scored
-    for place in range(len(scored.rows)):
-        if len(found) >= wanted:
+def is_plain(config: SessionConfig) -> bool:
+    """Whether batches are the best scores and nothing else: then arranging costs nothing."""
+    batch = config.batch
+    return batch.policy.name == "top" and not _limits(config)
+
+
+def shortlist_size(config: SessionConfig, wanted: int) -> int:
+    """How many free rows of an order its arrangement looks at."""
+    needed = wanted * batch_policy_of(config.batch.policy).oversampling
+    if _limits(config):
+        needed = max(needed, 10 * wanted)
+    return min(max(MAX_SHORTLIST, wanted), needed)
+
+
+def offer(ranking: Ranking, view: View, annotator: str, wanted: int) -> Offer:
+    """The rows of a ranking that are free for the annotator, enough for ``wanted`` proposals."""
+    config = ranking.snapshot.config
+    taken = TakenGroups.of(ranking.materials, view, is_review=ranking.is_review)
+
+    def is_free(row: int) -> bool:
+        if ranking.is_review:
+            return view.free_for_review(row, annotator) and taken.admits(row)
+        is_new = row not in view.votes and view.free_for(row, annotator)
+        return is_new and taken.admits(row)
+
+    def free(order: Order, needed: int) -> Free:
+        places: list[int] = []
+        for place, row in enumerate(order.scored.rows.tolist()):
+            if len(places) >= needed:
+                return Free(order, places, True)
+            if is_free(row):
+                places.append(place)
+        return Free(order, places, not order.scored.complete)
+
+    if ranking.is_review:
+        return Offer(view.offset, [], None, [free(ranking.orders[0], wanted)], taken)
+    lacking = _under_voted(ranking.materials, view, annotator, wanted)
+    first = [p for p in lacking if taken.admits(p.row)]
+    needed = shortlist_size(config, wanted)
+    validation = free(ranking.validation, needed)
+    first += _proposed(validation.order, validation.places)
+    explore = None if ranking.explore is None else free(ranking.explore, needed)
+    orders = [free(order, needed) for order in ranking.orders]
+    return Offer(view.offset, first, explore, orders, taken)
+
+
+def lacks(offered: Offer, ranking: Ranking, wanted: int) -> bool:
+    """Whether a deeper ranking could fill an offer that is short."""
+    config = ranking.snapshot.config
+    needed = shortlist_size(config, wanted)
+    short = [free for free in offered.free if len(free.places) < needed]
+    if offered.explore is not None and len(offered.explore.places) < needed:
+        short.append(offered.explore)
+    return any(free.has_more for free in short)
+
+
+def is_short(offered: Offer, wanted: int) -> bool:
+    """Whether there are fewer than ``wanted`` free rows."""
+    orders = [*offered.free, *([offered.explore] if offered.explore is not None else [])]
+    rows = {int(free.order.scored.rows[place]) for free in orders for place in free.places[:wanted]}
+    return len(rows | {p.row for p in offered.first}) < wanted
+
+
+def chosen(
+    offered: Offer, ranking: Ranking, wanted: int, beyond: Callable[[int], list[Proposed]]
+) -> list[Proposed]:
+    """Up to ``wanted`` proposals: items that lack votes, then validation items, then the orders
+    by their shares, each as the batch policy arranges it; all within the limits of a batch.
+
+    Args:
+        beyond: so many rows beyond the candidates; called where the candidates are short.
+    """
+    if ranking.is_review:  # the most doubtful first, whatever the policy for new items
+        return _proposed(offered.free[0].order, offered.free[0].places)
+    limits = _limits(ranking.snapshot.config)
+    reach = wanted if limits is None else 4 * wanted
+    while True:
+        merged = _merged(offered, ranking, reach)
+        is_all = len(merged) < reach
+        if is_all and ranking.complete:
+            there, more = {p.row for p in merged}, beyond(reach)
+            is_all = len(more) < reach
+            merged += [p for p in more if p.row not in there and offered.taken.admits(p.row)]
+        if limits is not None:
+            merged = _limited(limits, merged, ranking, wanted)
+        if len(merged) >= wanted or is_all:
+            return merged[:wanted]
+        reach *= 4  # the limits of a batch left too little of these
+
+
+def _merged(offered: Offer, ranking: Ranking, reach: int) -> list[Proposed]:
+    """Up to ``reach`` proposals in order, before the limits of a whole batch."""
+    config = ranking.snapshot.config
+    orders = [_arranged(free, ranking, reach) for free in offered.free]
+    shares = [(1 - config.explore_fraction) * free.order.share for free in offered.free]
+    if offered.explore is not None:
+        orders.append(_proposed(offered.explore.order, offered.explore.places))
+        shares.append(config.explore_fraction)
+    first = offered.first[:reach]
+    return first + merge(orders, shares, reach - len(first), {p.row for p in first})
+
+
+def merge(
+    orders: list[list[Proposed]], shares: list[float], count: int, seen: set[int]
+) -> list[Proposed]:
+    """Up to ``count`` distinct proposals, none of them ``seen`` before, each from the order that
+    lags most behind its share."""
+    merged: list[Proposed] = []
+    seen = set(seen)
+    taken, place = [0] * len(orders), [0] * len(orders)
+    while len(merged) < count:
+        for i, order in enumerate(orders):
+            while place[i] < len(order) and order[place[i]].row in seen:
+                place[i] += 1
+        left = [i for i in range(len(orders)) if place[i] < len(orders[i]) and shares[i] > 0]
+        if not left:
             break
-        row = int(scored.rows[place])
-        if row not in view.votes and view.free_for(row, annotator):
-            found.append(
-                Proposed(
-                    row, float(scored.scores[place]), int(scored.predicted[place]), ranking.reason
-                )
-            )
-    return found
+        total = len(merged) + 1
+        chosen = max(left, key=lambda i: (shares[i] * total - taken[i], -i))
+        merged.append(orders[chosen][place[chosen]])
+        seen.add(merged[-1].row)
+        taken[chosen] += 1
+    return merged
 
 
-def _under_voted(view: View, annotator: str, wanted: int) -> list[Proposed]:
+def _limits(config: SessionConfig) -> Limits | None:
+    groups = config.groups
+    limits = Limits(
+        max_similarity=config.batch.max_similarity,
+        class_shares=tuple(
+            (config.classes.index(name), share) for name, share in config.batch.class_shares
+        ),
+        max_per_group=None if groups is None else groups.max_per_batch,
+    )
+    return limits if limits != Limits() else None
+
+
+def _shortlist(ranking: Ranking, proposed: list[Proposed]) -> Shortlist:
+    snapshot = ranking.snapshot
+    return Shortlist(
+        pool=ranking.materials.pool,
+        rows=np.array([p.row for p in proposed], np.int32),
+        scores=np.array([p.score for p in proposed], np.float64),
+        head=ranking.state.head,
+        seed=snapshot.config.seed,
+        revision=snapshot.revision,
+    )
+
+
+def _arranged(free: Free, ranking: Ranking, reach: int) -> list[Proposed]:
+    """Up to ``reach`` rows of an order as the batch policy has them, within the limits."""
+    config = ranking.snapshot.config
+    proposed = _proposed(free.order, free.places)
+    limits = _limits(config)
+    if is_plain(config):
+        return proposed[:reach]
+    rows = np.array([p.row for p in proposed], np.int32)
+    shortlist = _shortlist(ranking, proposed)
+    places = batch_policy_of(config.batch.policy).arrange(shortlist, reach)
+    if limits is not None:
+        predicted = np.array([p.predicted for p in proposed], np.int16)
+        groups = ranking.materials.groups_of(rows)
+        places = within(limits, shortlist, places, reach, predicted, groups)
+    return [proposed[place] for place in places.tolist()]
+
+
+def _limited(
+    limits: Limits, merged: list[Proposed], ranking: Ranking, wanted: int
+) -> list[Proposed]:
+    """The proposals that one batch may hold together; their classes are in order already."""
+    rows = np.array([p.row for p in merged], np.int32)
+    together = replace(limits, class_shares=())
+    predicted = np.array([p.predicted for p in merged], np.int16)
+    groups = ranking.materials.groups_of(rows)
+    shortlist = _shortlist(ranking, merged)
+    places = within(together, shortlist, np.arange(len(rows)), wanted, predicted, groups)
+    return [merged[place] for place in places.tolist()]
+
+
+def _proposed(order: Order, places: list[int]) -> list[Proposed]:
+    scored = order.scored
+    return [
+        Proposed(row, score, predicted, order.reason)
+        for row, score, predicted in zip(
+            scored.rows[places].tolist(),
+            scored.scores[places].tolist(),
+            scored.predicted[places].tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _under_voted(materials: Materials, view: View, annotator: str, wanted: int) -> list[Proposed]:
     """Labelled items that lack further votes, those with most votes first."""
-    rows = [row for row in view.under_voted if view.free_for(row, annotator)]
+    lacking = materials.admits(np.fromiter(view.under_voted, np.int32, len(view.under_voted)))
+    rows = [row for row in lacking.tolist() if view.free_for(row, annotator)]
     rows = nsmallest(wanted, rows, key=lambda row: (-len(view.votes[row]), row))
     return [Proposed(row, float("nan"), -1, PickReason.UNDER_VOTED) for row in rows]
 
 
-def expansion(
-    pool: Pool, ranking: Ranking, near: Rows, blocked: Rows, wanted: int
-) -> list[Proposed]:
-    """Rows beyond the candidates: ``near`` by the strategy's score, then random ones.
+def expansion(ranking: Ranking, near: Rows, blocked: Rows, wanted: int) -> list[Proposed]:
+    """Rows beyond the candidates: ``near`` by the first strategy's score, then random ones.
 
     Args:
         ranking: complete.
@@ -66,22 +305,25 @@ def expansion(
         blocked: ascending rows that the annotator cannot get; left out.
         wanted: at most so many rows, fewer only if the pool has no more.
     """
-    config, items, head = ranking.snapshot.config, pool.manifest.items, ranking.state.head
-    outside = np.setdiff1d(near, np.union1d(ranking.scored.rows, blocked)).astype(np.int32)
-    strategy = ranking.snapshot.strategy()
-    if len(outside) and (head is not None or not strategy.needs_head):
-        used_head = head if strategy.needs_head else None
-        scored = canonical(strategy, used_head, outside, pool.fetch)
-        expanded = [
-            Proposed(row, score, predicted, PickReason.EXPAND)
-            for row, score, predicted in zip(
-                scored.rows.tolist(), scored.scores.tolist(), scored.predicted.tolist(), strict=True
-            )
-        ]
-    else:
-        expanded = [Proposed(row, float("nan"), -1, PickReason.EXPAND) for row in outside.tolist()]
-    used = np.union1d(np.union1d(ranking.scored.rows, blocked), outside)
-    random = random_order(config.seed, "fill", items, min(items, wanted + len(used)))
-    fill = random[~np.isin(random, used)][:wanted]
+    materials, config = ranking.materials, ranking.snapshot.config
+    used = np.union1d(ranking.ranked_rows(), np.union1d(blocked, materials.validation))
+    outside = materials.admits(np.setdiff1d(near, used).astype(np.int32))
+    expanded = _scored(ranking, outside) if len(outside) else []
+    used = np.union1d(used, outside)
+    fill = materials.random(config.seed, "fill").first(wanted + len(used))
+    fill = fill[~np.isin(fill, used)][:wanted]
     filled = [Proposed(row, float("nan"), -1, PickReason.RANDOM) for row in fill.tolist()]
     return (expanded + filled)[:wanted]
+
+
+def _scored(ranking: Ranking, rows: Rows) -> list[Proposed]:
+    """Rows by the score of the first strategy, as far as it scores them one by one."""
+    strategy = strategy_of(ranking.snapshot.config.mix[0].strategy)
+    if not ranking.is_cold:
+        prepared = strategy.prepare(situation_of(ranking.materials, ranking.state))
+        if not isinstance(prepared, Ranker):
+            head, fetch = ranking.state.head, ranking.materials.pool.fetch
+            scored = canonical(prepared, head, rows, fetch)
+            order = Order(PickReason.EXPAND, 1.0, scored)
+            return _proposed(order, list(range(len(rows))))
+    return [Proposed(row, float("nan"), -1, PickReason.EXPAND) for row in rows.tolist()]

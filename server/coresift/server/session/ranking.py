@@ -1,25 +1,22 @@
-"""From a session's labels to an order over rows. Pure functions, run on worker threads."""
+"""From a session's labels to orders over rows. Pure functions, run on worker threads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import numpy as np
-import numpy.typing as npt
 
-from coresift.server.arrays import Rows
-from coresift.server.head import Head, Task, TrainingSet, fit
+from coresift.server.arrays import Bools, Rows
 from coresift.server.pool.pool import Pool
-from coresift.server.selection.priority import random_order
-from coresift.server.selection.shortlist import Scored, fast_weights, top
-from coresift.server.selection.strategies import STRATEGIES, Strategy
+from coresift.server.selection.candidates import neighbours_of
+from coresift.server.selection.registry import Choice, strategy_of
+from coresift.server.selection.shortlist import Columns, Scored, predicted_classes, top
+from coresift.server.selection.strategy import Part, Ranker, Situation
 from coresift.server.session.candidates import BLOCK, Candidates
-from coresift.server.session.config import SessionConfig
-from coresift.server.session.labels import pack_class, training_targets
-from coresift.server.session.view import View
-from coresift.server.state.store import head_key
+from coresift.server.session.materials import Materials
+from coresift.server.session.snapshot import HeadState, Snapshot, positive_rows, training_rows
 
 
 class PickReason(IntEnum):
@@ -30,101 +27,89 @@ class PickReason(IntEnum):
     EXPAND = 3
     RANDOM = 4
     UNDER_VOTED = 5
+    EXPLORE = 6
+    VALIDATION = 7
+    REVIEW = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The labels of a view at its revision; safe to read on other threads."""
+class Order:
+    """Rows in the order in which one strategy would have them labelled.
 
-    config: SessionConfig
-    config_version: int
-    revision: int
-    nonce: bytes
-    votes: dict[int, dict[str, bytes]]
-    ever: Rows
+    Attributes:
+        reason: why these rows.
+        share: of each batch, of the sum over all orders.
+        scored: the rows; not ``complete`` where more exist beyond the last.
+        details: what the strategy found on its way.
+    """
 
-    @classmethod
-    def of(cls, view: View) -> Snapshot:
-        """A snapshot of the view as it is."""
-        return cls(
-            view.config,
-            view.config_version,
-            view.revision,
-            view.nonce,
-            dict(view.votes),
-            np.fromiter(view.ever, np.int32, len(view.ever)),
-        )
-
-    def labelled(self) -> Rows:
-        """Rows with a vote, ascending."""
-        return np.sort(np.fromiter(self.votes, np.int32, len(self.votes)))
-
-    def strategy(self) -> Strategy:
-        """The session's strategy."""
-        return STRATEGIES[self.config.strategy](self.config.task, self.config.seed)
-
-
-@dataclass(frozen=True, slots=True)
-class HeadState:
-    """The head of a snapshot; ``head`` is None while the labels do not determine one."""
-
-    snapshot: Snapshot
-    head: Head | None
-
-    @property
-    def version(self) -> str:
-        """Identifies the head by labels and configuration; empty without one."""
-        if self.head is None:
-            return ""
-        return head_key(self.snapshot.revision, self.snapshot.nonce, self.snapshot.config_version)
+    reason: PickReason
+    share: float
+    scored: Scored
+    details: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Rows in the order in which they should be labelled.
+    """What to label next: an order for each strategy, the random ones beside them.
 
     Attributes:
         state: labels and head that it comes from.
-        candidates: what was ranked; None: the pool.
-        scored: the rows; not ``complete`` where more candidates exist beyond the last.
-        reason: why these rows.
+        candidates: what was ranked; None: all eligible rows of the pool.
+        orders: of the strategies; batches are made up of them by their shares.
+        explore: the exploration share, where there is one.
+        validation: rows to be labelled before all others.
         near: neighbours of the positives, where there was no head.
+        is_review: the one order holds labelled rows for a second look.
     """
 
+    materials: Materials
     state: HeadState
     candidates: Candidates | None
-    scored: Scored
-    reason: PickReason
+    orders: tuple[Order, ...]
+    explore: Order | None
+    validation: Order
     near: Rows | None = None
+    is_review: bool = False
 
     @property
     def snapshot(self) -> Snapshot:
         """The labels that it comes from."""
         return self.state.snapshot
 
+    @property
+    def is_cold(self) -> bool:
+        """Whether there was no head for the strategy."""
+        return self.orders[0].reason is PickReason.COLD_START
 
-def fit_head(pool: Pool, snapshot: Snapshot) -> Head | None:
-    """The head of the snapshot's labels; None where they do not determine one."""
-    config, rows = snapshot.config, snapshot.labelled()
-    votes = [list(snapshot.votes[row].values()) for row in rows.tolist()]
-    places, targets, opposed = training_targets(config.task, len(config.classes), votes)
-    if not len(places):
-        return None
-    return fit(config.task, config.head, TrainingSet(pool.fetch(rows[places]), targets, opposed))
+    @property
+    def complete(self) -> bool:
+        """Whether no candidate is missing from the strategies' orders."""
+        return all(order.scored.complete for order in self.orders)
+
+    @property
+    def details(self) -> Mapping[str, float]:
+        """What the strategies found on their way."""
+        return {name: value for order in self.orders for name, value in order.details.items()}
+
+    def ranked_rows(self) -> Rows:
+        """Rows of all orders of the strategies, ascending."""
+        return np.unique(np.concatenate([order.scored.rows for order in self.orders]))
 
 
 FIRST_DEPTH = 2_000
-"""Rows of a first ranking; `deeper` ones are made when these are used up."""
+"""Rows of a first order; `deeper` ones are made when these are used up."""
+FIRST_RANKED = 256
+"""The same where each choice depends on those before it: such orders are dear."""
 
 
 def rank(
-    pool: Pool,
+    materials: Materials,
     state: HeadState,
     candidates: Candidates | None,
-    depth: int = FIRST_DEPTH,
     near: Rows | None = None,
 ) -> Ranking:
-    """The first ``depth`` rows to label (or all there are).
+    """The first rows to label.
 
     Args:
         candidates: None for the whole pool. Rows with a vote are left out.
@@ -132,84 +117,180 @@ def rank(
             there is no head.
     """
     snapshot = state.snapshot
-    strategy, excluded = snapshot.strategy(), snapshot.labelled()
-    if strategy.needs_head and state.head is None:
+    blocked = _blocked(materials, snapshot)
+    mix = snapshot.config.mix
+    if state.head is None and any(strategy_of(part.strategy).needs_head for part in mix):
         if near is None:
-            near = _nearest_to_positives(pool, snapshot)
-        scored = _cold_start(pool, snapshot, near, depth)
-        return Ranking(state, candidates, scored, PickReason.COLD_START, near)
-    used = state.head if strategy.needs_head else None
-    if candidates is None:
-        blocks = whole_pool(pool, used)
-    elif used is None:
-        blocks = _without_logits(candidates.rows)
+            near = _nearest_to_positives(materials.pool, snapshot)
+        scored = _cold_start(materials, snapshot, near, blocked, FIRST_DEPTH)
+        orders: tuple[Order, ...] = (Order(PickReason.COLD_START, 1.0, scored),)
     else:
-        blocks = candidates.logits(pool, used)
-    scored = top(strategy, used, blocks, pool.fetch, excluded, depth, pool.max_norm)
-    return Ranking(state, candidates, scored, PickReason.EXPLOIT)
+        situation = situation_of(materials, state)
+        total = sum(part.share for part in mix)
+        orders = tuple(
+            replace(_order(part.strategy, situation, candidates, blocked), share=part.share / total)
+            for part in mix
+        )
+    explore = _explored(materials, snapshot, FIRST_DEPTH)
+    return Ranking(
+        materials, state, candidates, orders, explore, _validated(materials, snapshot), near
+    )
 
 
-Blocks = Iterator[tuple[Rows, npt.NDArray[np.float32]]]
+def situation_of(materials: Materials, state: HeadState) -> Situation:
+    """What strategies may know."""
+    snapshot = state.snapshot
+    config, (rows, targets, opposed) = snapshot.config, training_rows(materials, snapshot)
+    budget = None
+    if config.label_budget is not None:
+        budget = max(0, config.label_budget - snapshot.vote_count())
+    return Situation(
+        pool=materials.pool,
+        task=config.task,
+        seed=config.seed,
+        revision=snapshot.revision,
+        head=state.head,
+        head_config=config.head,
+        labelled=snapshot.labelled(),
+        train_rows=rows,
+        targets=targets,
+        opposed=opposed,
+        budget=budget,
+        signals=materials.signals,
+    )
 
 
-def whole_pool(pool: Pool, head: Head | None, stop: Callable[[], bool] | None = None) -> Blocks:
-    """All rows by blocks with their fast logits, float32 [m, K'] of the fitted columns."""
-    if head is None:
-        yield from _without_logits(np.arange(pool.manifest.items, dtype=np.int32))
-        return
-    weights, bias = fast_weights(head)
-    yield from pool.scan(lambda block: (block.rows, block.product(weights) + bias), stop=stop)
+def _blocked(materials: Materials, snapshot: Snapshot) -> Bools:
+    """Rows that no strategy may choose, bool [N]: labelled, not eligible, or for validation."""
+    if materials.eligible is None:
+        blocked = np.zeros(materials.pool.manifest.items, np.bool_)
+    else:
+        blocked = ~materials.eligible
+    blocked[snapshot.labelled()] = True
+    blocked[materials.validation] = True
+    return blocked
 
 
-def _without_logits(rows: Rows) -> Blocks:
-    for start in range(0, len(rows), BLOCK):
-        part = rows[start : start + BLOCK]
-        yield part, np.empty((len(part), 0), np.float32)
+def _order(
+    choice: Choice,
+    situation: Situation,
+    candidates: Candidates | None,
+    blocked: Bools,
+    known: int = 0,
+) -> Order:
+    """The first rows of a strategy's order; many more than are ``known``."""
+    prepared = strategy_of(choice).prepare(situation)
+    pool, head = situation.pool, situation.head
+    if isinstance(prepared, Ranker):
+        rows = np.flatnonzero(~blocked).astype(np.int32)
+        if candidates is not None:
+            rows = candidates.rows[~blocked[candidates.rows]]
+        ranked = prepared.rank(rows, max(FIRST_RANKED, 2 * known))
+        complete = len(ranked.rows) == len(rows)
+        predicted = np.full(len(ranked.rows), -1, np.int16)
+        if head is not None:
+            predicted = predicted_classes(head, head.logits(pool.fetch(ranked.rows)))
+        scored = Scored(ranked.rows, ranked.scores, predicted, complete)
+        return Order(PickReason.EXPLOIT, 1.0, scored, ranked.details)
+    columns = Columns.of(prepared, head)
+    parts = whole_pool(pool, columns) if candidates is None else candidates.parts_of(pool, columns)
+    depth = max(FIRST_DEPTH, 8 * known)
+    scored = top(prepared, head, parts, pool.fetch, blocked, depth, pool.max_norm)
+    return Order(PickReason.EXPLOIT, 1.0, scored)
 
 
-def deeper(pool: Pool, ranking: Ranking) -> Ranking:
-    """The same ranking with eight times the rows (or all there are)."""
-    depth = 8 * max(1, len(ranking.scored.rows))
-    return rank(pool, ranking.state, ranking.candidates, depth, ranking.near)
+def whole_pool(
+    pool: Pool, columns: Columns, stop: Callable[[], bool] | None = None
+) -> Iterator[Part]:
+    """All rows by blocks."""
+    if columns.weights is None:
+        rows = np.arange(pool.manifest.items, dtype=np.int32)
+        for start in range(0, len(rows), BLOCK):
+            yield columns.part(rows[start : start + BLOCK], None)
+    else:
+        yield from pool.scan(lambda block: columns.part(block.rows, block.product), stop=stop)
+
+
+def deeper(ranking: Ranking) -> Ranking:
+    """The same ranking with more rows: eight times as many (twice where they are dear)."""
+    materials, state = ranking.materials, ranking.state
+    snapshot = state.snapshot
+    blocked = _blocked(materials, snapshot)
+    deepest = max(len(order.scored.rows) for order in ranking.orders)
+    explore = _explored(materials, snapshot, 8 * max(FIRST_DEPTH, deepest))
+    if ranking.is_cold:
+        near = ranking.near if ranking.near is not None else np.empty((0, 0), np.int32)
+        scored = _cold_start(materials, snapshot, near, blocked, 8 * max(1, deepest))
+        orders: tuple[Order, ...] = (replace(ranking.orders[0], scored=scored),)
+        return replace(ranking, orders=orders, explore=explore)
+    situation = situation_of(materials, state)
+    orders = tuple(
+        order
+        if order.scored.complete
+        else replace(
+            _order(part.strategy, situation, ranking.candidates, blocked, len(order.scored.rows)),
+            share=order.share,
+        )
+        for part, order in zip(snapshot.config.mix, ranking.orders, strict=True)
+    )
+    return replace(ranking, orders=orders, explore=explore)
+
+
+def _validated(materials: Materials, snapshot: Snapshot) -> Order:
+    """Validation items that have no vote, in hash order."""
+    rows = materials.validation
+    rows = rows[~np.isin(rows, snapshot.labelled())] if len(rows) else rows
+    return Order(PickReason.VALIDATION, 1.0, unscored(rows, is_complete=True))
+
+
+def _explored(materials: Materials, snapshot: Snapshot, depth: int) -> Order | None:
+    """The next items of the fixed hash order that have no vote; None without exploration.
+
+    Those of the validation slice are left out: they come before all others anyway.
+    """
+    share = snapshot.config.explore_fraction
+    if not share:
+        return None
+    wanted = depth + len(snapshot.votes) + len(materials.validation)
+    rows = materials.order.first(wanted)
+    rows = rows[~np.isin(rows, np.union1d(snapshot.labelled(), materials.validation))]
+    is_complete = wanted >= materials.order.length
+    return Order(PickReason.EXPLORE, share, unscored(rows, is_complete=is_complete))
+
+
+def unscored(rows: Rows, *, is_complete: bool) -> Scored:
+    """Rows that no strategy scored, in their order."""
+    return Scored(rows, np.full(len(rows), np.nan), np.full(len(rows), -1, np.int16), is_complete)
 
 
 def _nearest_to_positives(pool: Pool, snapshot: Snapshot) -> Rows:
-    rows, k = positive_rows(snapshot), min(snapshot.config.seals_k or 100, pool.manifest.items - 1)
+    rows = positive_rows(snapshot)
+    k = min(neighbours_of(snapshot.config.candidates) or 100, pool.manifest.items - 1)
     if not len(rows) or not k:
         return np.empty((0, 0), np.int32)
     return pool.neighbours(rows, k)
 
 
-def _cold_start(pool: Pool, snapshot: Snapshot, nearest: Rows, depth: int) -> Scored:
+def _cold_start(
+    materials: Materials, snapshot: Snapshot, nearest: Rows, blocked: Bools, depth: int
+) -> Scored:
     """An order before a head exists.
 
     Only positives labelled: by turns their neighbours (the nearest of each first) and random
     items. Otherwise typical items of distinct clusters (the start of Hacohen et al., 2022),
     then random ones.
     """
-    config, items = snapshot.config, pool.manifest.items
-    labelled = snapshot.labelled()
-    wanted = min(items, depth + len(labelled))
-    random = random_order(config.seed, "cold_start", items, wanted)
+    order = materials.random(snapshot.config.seed, "cold_start")
+    wanted = depth + len(snapshot.votes) + len(materials.validation)
+    random = order.first(wanted)
     if len(nearest):
         near = nearest.T.ravel()
         near = near[np.sort(np.unique(near, return_index=True)[1])]
         turns = np.concatenate([2.0 * np.arange(len(near)), 2.0 * np.arange(len(random)) + 1])
         rows = np.concatenate([near, random])[np.argsort(turns, kind="stable")]
     else:
-        rows = np.concatenate([pool.cold_start_rows, random])
+        rows = np.concatenate([materials.pool.cold_start_rows, random])
     rows = rows[np.sort(np.unique(rows, return_index=True)[1])]
-    rows = rows[~np.isin(rows, labelled)].astype(np.int32)
-    complete = wanted == items
-    if not complete:
-        rows = rows[:depth]
-    return Scored(rows, np.full(len(rows), np.nan), np.full(len(rows), -1, np.int16), complete)
-
-
-def positive_rows(snapshot: Snapshot) -> Rows:
-    """Rows that some annotator calls positive, ascending; none unless the task is binary."""
-    if snapshot.config.task is not Task.BINARY:
-        return np.empty(0, np.int32)
-    positive = pack_class(1)
-    rows = [row for row, item in snapshot.votes.items() if positive in item.values()]
-    return np.sort(np.array(rows, np.int32))
+    rows = rows[~blocked[rows]].astype(np.int32)
+    is_complete = wanted >= order.length
+    return unscored(rows if is_complete else rows[:depth], is_complete=is_complete)

@@ -14,22 +14,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from coresift.server.arrays import Rows
-from coresift.server.session.candidates import Candidates
+from coresift.server.selection.candidates import neighbours_of
+from coresift.server.session.candidates import candidates_of
 from coresift.server.session.config import SessionConfig
-from coresift.server.session.live import LOG_PAGE
-from coresift.server.session.pools import Pools
-from coresift.server.session.proposals import expansion, over_ask, proposals
-from coresift.server.session.ranking import (
-    HeadState,
-    Ranking,
-    Snapshot,
-    deeper,
-    fit_head,
-    rank,
+from coresift.server.session.live import LOG_PAGE, head_of
+from coresift.server.session.materials import Loader, Materials
+from coresift.server.session.proposals import (
+    TakenGroups,
+    chosen,
+    expansion,
+    is_short,
+    lacks,
+    offer,
+    over_ask,
 )
+from coresift.server.session.ranking import Ranking, deeper, rank
+from coresift.server.session.review import review
+from coresift.server.session.snapshot import Snapshot, head_state
 from coresift.server.session.view import View
 from coresift.server.state.entries import ConfigEntry, Entry, GrantEntry
-from coresift.server.state.store import Settings, Store
+from coresift.server.state.store import NO_GROUP, Settings, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +65,9 @@ async def read_log(store: Store, session_id: str) -> list[Entry]:
             return entries
 
 
-def replay(pools: Pools, log: Sequence[Entry]) -> Report:
+def replay(loader: Loader, log: Sequence[Entry]) -> Report:
     """Repeat every grant of a log that starts with the session's first configuration."""
-    player = _Player(pools, log)
+    player = _Player(loader, log)
     grants = [entry for entry in log if isinstance(entry, GrantEntry)]
     differences = []
     for grant in grants:
@@ -76,8 +80,9 @@ def replay(pools: Pools, log: Sequence[Entry]) -> Report:
 class _Player:
     """Views of the log at rising offsets, and the ranking of the newest revision asked for."""
 
-    def __init__(self, pools: Pools, log: Sequence[Entry]) -> None:
-        self._pools, self._log = pools, log
+    def __init__(self, loader: Loader, log: Sequence[Entry]) -> None:
+        self._loader, self._log = loader, log
+        self._materials: tuple[SessionConfig, Materials] | None = None
         self._views: dict[str, View] = {}
         self._ranking: Ranking | None = None
         self._neighbours: dict[tuple[str, int, int], Rows] = {}
@@ -85,23 +90,23 @@ class _Player:
     def picks(self, grant: GrantEntry) -> tuple[int, ...]:
         """The rows that the replay would have granted."""
         ranking = self._ranking_of(grant)
+        if grant.review:
+            ranking = review(ranking, head_of(ranking.state))
         seen = self._view("proposals", grant.view_offset)
         allowed = self._view("claims", grant.offset - 1)
-        pool = self._pools.of_session(seen.config.pool, seen.config.pool_version)
-        wanted = over_ask(grant.size)
-        found = proposals(ranking, seen, grant.annotator, wanted)
-        while len(found) < wanted and not ranking.scored.complete:
-            ranking = self._ranking = deeper(pool, ranking)
-            found = proposals(ranking, seen, grant.annotator, wanted)
-        if len(found) < wanted:
-            near = np.empty(0, np.int32)
-            if seen.config.seals_k is not None and seen.leases:
+        wanted, annotator = over_ask(grant.size), grant.annotator
+        offered = offer(ranking, seen, annotator, wanted)
+        while lacks(offered, ranking, wanted):
+            ranking = self._ranking = deeper(ranking)
+            offered = offer(ranking, seen, annotator, wanted)
+        near = blocked = np.empty(0, np.int32)
+        if not grant.review and is_short(offered, wanted):
+            if neighbours_of(seen.config.candidates) and seen.leases:
                 leased = np.array(sorted(seen.leases), np.int32)
                 near = np.unique(self._neighbours_of(seen.config, leased)).astype(np.int32)
-            blocked = seen.blocked_rows(grant.annotator)
-            found += expansion(pool, ranking, near, blocked, wanted - len(found))
-        free = [p.row for p in found if allowed.free_for(p.row, grant.annotator)]
-        return tuple(free[: grant.size])
+            blocked = seen.blocked_rows(annotator)
+        found = chosen(offered, ranking, wanted, lambda n: expansion(ranking, near, blocked, n))
+        return _granted(ranking, allowed, annotator, [p.row for p in found])[: grant.size]
 
     def _view(self, use: str, offset: int) -> View:
         view = self._views.get(use)
@@ -126,14 +131,17 @@ class _Player:
             if (known.revision, known.config_version) == (view.revision, view.config_version):
                 return current
         snapshot = Snapshot.of(view)
-        pool = self._pools.of_session(view.config.pool, view.config.pool_version)
-        state = HeadState(snapshot, fit_head(pool, snapshot))
-        candidates = None
-        if view.config.seals_k is not None:
-            neighbours = self._neighbours_of(view.config, snapshot.ever)
-            candidates = Candidates(np.unique(neighbours).astype(np.int32))
-        self._ranking = rank(pool, state, candidates)
+        materials = self._load(view.config)
+        candidates = candidates_of(
+            materials, snapshot, lambda rows: self._neighbours_of(snapshot.config, rows)
+        )
+        self._ranking = rank(materials, head_state(materials, snapshot), candidates)
         return self._ranking
+
+    def _load(self, config: SessionConfig) -> Materials:
+        if self._materials is None or self._materials[0] != config:
+            self._materials = config, self._loader.load(config)
+        return self._materials[1]
 
     def _ranked_offset(self, grant: GrantEntry) -> int:
         """The last offset before the grant that has its revision and its configuration."""
@@ -144,8 +152,8 @@ class _Player:
         return offset
 
     def _neighbours_of(self, config: SessionConfig, rows: Rows) -> Rows:
-        pool = self._pools.of_session(config.pool, config.pool_version)
-        k = min(config.seals_k or 0, pool.manifest.items - 1)
+        pool = self._load(config).pool
+        k = min(neighbours_of(config.candidates), pool.manifest.items - 1)
         keys = [(config.pool_version, k, row) for row in rows.tolist()]
         missing = [key[2] for key in keys if key not in self._neighbours]
         if missing:
@@ -155,3 +163,21 @@ class _Player:
         if not keys:
             return np.empty((0, k), np.int32)
         return np.stack([self._neighbours[key] for key in keys])
+
+
+def _granted(
+    ranking: Ranking, allowed: View, annotator: str, proposed: Sequence[int]
+) -> tuple[int, ...]:
+    """What the claim script would have granted of the proposed rows."""
+    materials = ranking.materials
+    is_free = allowed.free_for_review if ranking.is_review else allowed.free_for
+    taken = TakenGroups.of(materials, allowed, is_review=ranking.is_review)
+    one_lease = materials.rule is not None and materials.rule.one_lease
+    rows: list[int] = []
+    groups: set[int] = set()
+    for row in proposed:
+        group = materials.group_of(row) if one_lease else NO_GROUP
+        if is_free(row, annotator) and taken.admits(row) and group not in groups:
+            rows.append(row)
+            groups |= {group} - {NO_GROUP}
+    return tuple(rows)

@@ -17,6 +17,10 @@ import pyarrow as pa
 from coresift.server.artifacts import Artifacts
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
+from coresift.server.selection.plain import Signal as SignalStrategy
+from coresift.server.selection.plain import signal_key
+from coresift.server.selection.registry import strategy_of
+from coresift.server.session.config import SessionConfig, SignalFile
 from coresift.server.session.pools import Pools
 from coresift.server.session.requests import Requests
 from coresift.server.session.workers import Workers
@@ -248,6 +252,52 @@ class Signals:
             )
         await self._requests.keep(request, doomed)
         await self._repeated(pool, name, request)
+
+    async def files_of(self, config: SessionConfig) -> tuple[SignalFile, ...]:
+        """The columns that the strategies of a configuration read.
+
+        Raises:
+            CoresiftError: SIGNAL_NOT_FOUND; INVALID_SIGNAL for a column that cannot be ranked by,
+                or a signal of another pool version.
+        """
+        path = "config.strategy"
+        files = []
+        for i, part in enumerate(config.mix):
+            strategy = strategy_of(part.strategy)
+            if isinstance(strategy, SignalStrategy):
+                where = path if len(config.mix) == 1 else f"{path}.shares[{i}].strategy"
+                files.append(await self._file_of(config, strategy, f"{where}.params"))
+        return tuple(files)
+
+    async def _file_of(
+        self, config: SessionConfig, strategy: SignalStrategy, path: str
+    ) -> SignalFile:
+        packed = await self._store.get_document(_space(config.pool), strategy.name)
+        if packed is None:
+            there = [signal.name for signal in await self.page(config.pool, "", 20)]
+            raise CoresiftError(
+                Reason.SIGNAL_NOT_FOUND,
+                f"{path}.name: pool {config.pool!r} has no signal {strategy.name!r}; "
+                f"it has {', '.join(there) or 'none'}",
+                field=f"{path}.name",
+            )
+        signal = Signal.unpack(packed)
+        if signal.pool_version != config.pool_version:
+            raise bad_signal(
+                f"{path}.name",
+                f"signal {strategy.name!r} was uploaded for version {signal.pool_version} of the "
+                f"pool, the session works on {config.pool_version}",
+            )
+        if signal.kind == SignalKind.CLASS:
+            raise bad_signal(f"{path}.name", f"signal {strategy.name!r} holds classes, no numbers")
+        column = strategy.column or signal.columns[0]
+        if column not in signal.columns or (not strategy.column and len(signal.columns) > 1):
+            raise bad_signal(
+                f"{path}.column",
+                f"must be one of {', '.join(signal.columns[:20])}; got {strategy.column!r}",
+            )
+        key = signal_key(strategy.name, strategy.column)
+        return SignalFile(key, signal.content_hash, column)
 
     async def _repeated(self, pool: str, name: str, request: Request) -> bool:
         """Delete what the request was accepted for, if it was; false for a new request.

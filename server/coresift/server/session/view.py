@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from coresift.server.arrays import Rows
+from coresift.server.arrays import Bools, Rows
 from coresift.server.session.config import SessionConfig
 from coresift.server.state.entries import (
     ConfigEntry,
@@ -173,15 +173,21 @@ class View:
             and (row, annotator) not in self.skips
         )
 
-    def waits_for(self, annotator: str) -> bool:
-        """Whether a lease of others blocks an item that the annotator could label later."""
+    def waits_for(self, annotator: str, eligible: Bools | None = None) -> bool:
+        """Whether a lease of others blocks an item that the annotator could label later.
+
+        ``eligible``: bool [N], rows that may be offered; None: all.
+        """
         return any(
-            len(self.votes.get(row, ())) < self.quota_of(row) and self._is_open(row, annotator)
+            len(self.votes.get(row, ())) < self.quota_of(row)
+            and self._is_open(row, annotator)
+            and (eligible is None or eligible[row])
             for row in self.leases
         )
 
-    def waits_for_budget(self, annotator: str, items: int) -> bool:
-        """Whether the ends of leases would leave the annotator budget and an item."""
+    def waits_for_budget(self, annotator: str, items: int, eligible: Bools | None = None) -> bool:
+        """Whether the ends of leases would leave the annotator budget and one of ``items``
+        eligible items."""
         budget = self.config.label_budget
         if budget is not None and self.vote_count >= budget:
             return False
@@ -191,7 +197,8 @@ class View:
             if annotator in voters or len(voters) >= self.quota_of(row)
         )
         skipped = (row for row, name in self.skips if name == annotator)
-        return len({*full, *skipped, *self.hidden}) < items
+        gone = {*full, *skipped, *self.hidden}
+        return sum(eligible is None or bool(eligible[row]) for row in gone) < items
 
     def blocked_rows(self, annotator: str) -> Rows:
         """Rows, ascending, that have a vote or are not free for the annotator."""
