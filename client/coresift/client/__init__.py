@@ -7,7 +7,22 @@ from __future__ import annotations
 
 from coresift.client.aio import AsyncClient
 from coresift.client.calls.basis import Basis
+from coresift.client.calls.config import (
+    KEEP,
+    All,
+    Anchors,
+    BatchPolicy,
+    Groups,
+    HeadConfig,
+    Mix,
+    RandomSubset,
+    Seals,
+    StopRule,
+    Strategy,
+)
+from coresift.client.calls.consensus import AnnotatorAgreement, ItemConsensus
 from coresift.client.calls.coreset import Coreset, CoresetPlan, CoresetProgress, CoresetSummary
+from coresift.client.calls.head import Head
 from coresift.client.calls.labels import (
     RETRACT,
     UNSURE,
@@ -17,17 +32,16 @@ from coresift.client.calls.labels import (
     LabelResult,
 )
 from coresift.client.calls.leases import Batch, Lease, Pick, Renewal
-from coresift.client.calls.model import Head, Predictions, Scores
+from coresift.client.calls.model import Predictions, Scores
 from coresift.client.calls.pools import Neighbour, Pool
-from coresift.client.calls.session import (
-    KEEP,
-    All,
+from coresift.client.calls.progress import (
     ClassCount,
-    HeadConfig,
+    Estimate,
     Progress,
-    Seals,
-    Session,
+    RandomSample,
+    ValidationScore,
 )
+from coresift.client.calls.session import Session
 from coresift.client.calls.signals import Signal
 from coresift.client.client import Client
 from coresift.client.convert import StringColumn
@@ -37,6 +51,7 @@ from coresift.client.enums import (
     Outcome,
     Phase,
     PickReason,
+    Purpose,
     ReleaseReason,
     SignalKind,
     StopAdvice,
@@ -50,6 +65,7 @@ from coresift.client.errors import (
     FieldViolation,
     InternalError,
     InvalidInput,
+    ItemsMissing,
     NotFound,
     PreconditionFailed,
     Reason,
@@ -63,9 +79,12 @@ __all__ = [
     "UNSURE",
     "All",
     "AlreadyExists",
+    "Anchors",
+    "AnnotatorAgreement",
     "AsyncClient",
     "Basis",
     "Batch",
+    "BatchPolicy",
     "ClassCount",
     "ClassWeight",
     "Classes",
@@ -77,16 +96,21 @@ __all__ = [
     "CoresetSummary",
     "CoresiftError",
     "DeadlineExceeded",
+    "Estimate",
     "FieldViolation",
+    "Groups",
     "Head",
     "HeadConfig",
     "InternalError",
     "InvalidInput",
+    "ItemConsensus",
+    "ItemsMissing",
     "Label",
     "LabelRecord",
     "LabelResult",
     "Lease",
     "Metric",
+    "Mix",
     "Neighbour",
     "NotFound",
     "Outcome",
@@ -97,6 +121,9 @@ __all__ = [
     "PreconditionFailed",
     "Predictions",
     "Progress",
+    "Purpose",
+    "RandomSample",
+    "RandomSubset",
     "Reason",
     "ReleaseReason",
     "Renewal",
@@ -107,7 +134,10 @@ __all__ = [
     "Signal",
     "SignalKind",
     "StopAdvice",
+    "StopRule",
+    "Strategy",
     "StringColumn",
     "Task",
     "Unavailable",
+    "ValidationScore",
 ]

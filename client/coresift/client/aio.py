@@ -11,7 +11,19 @@ from typing import Any, ParamSpec, Self, TypeVar, cast
 import grpc
 import grpc.aio
 
-from coresift.client.calls import coreset, labels, leases, model, pools, session, signals
+from coresift.client.calls import (
+    configure,
+    consensus,
+    coreset,
+    labels,
+    leases,
+    model,
+    move,
+    pools,
+    progress,
+    session,
+    signals,
+)
 from coresift.client.channel import DEFAULT_TARGET, channel_options
 from coresift.client.client import Method, as_method
 from coresift.client.errors import CoresiftError, from_status
@@ -124,23 +136,28 @@ class AsyncClient:
             case _:
                 raise AssertionError(f"unknown step {step!r}")
 
-    create_session = awaiting(session.create_session)
+    create_session = awaiting(configure.create_session)
     get_session = awaiting(session.get_session)
     list_sessions = iterating(session.list_sessions)
-    update_session = awaiting(session.update_session)
+    update_session = awaiting(configure.update_session)
     delete_session = awaiting(session.delete_session)
-    progress = awaiting(session.progress)
+    move_session = awaiting(move.move_session)
+    progress = awaiting(progress.progress)
 
     next_batch = awaiting(leases.next_batch)
     renew_leases = awaiting(leases.renew_leases)
     release_leases = awaiting(leases.release_leases)
     list_leases = iterating(leases.list_leases)
     add_labels = awaiting(labels.add_labels)
+    import_labels = awaiting(labels.import_labels)
     list_labels = iterating(labels.list_labels)
+    list_consensus = iterating(consensus.list_consensus)
+    annotator_agreement = awaiting(consensus.annotator_agreement)
 
     predict = awaiting(model.predict)
     score_vectors = awaiting(model.score_vectors)
     search_pool = awaiting(pools.search_pool)
+    get_items = awaiting(pools.get_items)
     head = awaiting(model.head)
 
     put_signals = awaiting(signals.put_signals)

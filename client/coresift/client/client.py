@@ -14,7 +14,19 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast
 import grpc
 from google.protobuf.message import Message
 
-from coresift.client.calls import coreset, labels, leases, model, pools, session, signals
+from coresift.client.calls import (
+    configure,
+    consensus,
+    coreset,
+    labels,
+    leases,
+    model,
+    move,
+    pools,
+    progress,
+    session,
+    signals,
+)
 from coresift.client.channel import DEFAULT_TARGET, channel_options
 from coresift.client.errors import CoresiftError, from_status
 from coresift.client.flow import Ask, Emit, Flow, Iteration, Open, Receive, Send, Settings, Sleep
@@ -159,23 +171,28 @@ class Client:
             case _:
                 raise AssertionError(f"unknown step {step!r}")
 
-    create_session = blocking(session.create_session)
+    create_session = blocking(configure.create_session)
     get_session = blocking(session.get_session)
     list_sessions = iterating(session.list_sessions)
-    update_session = blocking(session.update_session)
+    update_session = blocking(configure.update_session)
     delete_session = blocking(session.delete_session)
-    progress = blocking(session.progress)
+    move_session = blocking(move.move_session)
+    progress = blocking(progress.progress)
 
     next_batch = blocking(leases.next_batch)
     renew_leases = blocking(leases.renew_leases)
     release_leases = blocking(leases.release_leases)
     list_leases = iterating(leases.list_leases)
     add_labels = blocking(labels.add_labels)
+    import_labels = blocking(labels.import_labels)
     list_labels = iterating(labels.list_labels)
+    list_consensus = iterating(consensus.list_consensus)
+    annotator_agreement = blocking(consensus.annotator_agreement)
 
     predict = blocking(model.predict)
     score_vectors = blocking(model.score_vectors)
     search_pool = blocking(pools.search_pool)
+    get_items = blocking(pools.get_items)
     head = blocking(model.head)
 
     put_signals = blocking(signals.put_signals)

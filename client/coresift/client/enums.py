@@ -44,6 +44,17 @@ class PickReason(StrEnum):
     EXPAND = "expand"
     RANDOM = "random"
     UNDER_VOTED = "under_voted"
+    EXPLORE = "explore"
+    VALIDATION = "validation"
+    REVIEW = "review"
+    UNKNOWN = "unknown"
+
+
+class Purpose(StrEnum):
+    """What a batch is for: items that lack votes, or labelled ones worth a second look."""
+
+    NEW = "new"
+    REVIEW = "review"
     UNKNOWN = "unknown"
 
 
@@ -74,6 +85,8 @@ class StopAdvice(StrEnum):
     CONTINUE = "continue"
     BUDGET_SPENT = "budget_spent"
     POOL_EXHAUSTED = "pool_exhausted"
+    RECALL_REACHED = "recall_reached"
+    STABILISED = "stabilised"
     UNKNOWN = "unknown"
 
 
@@ -100,6 +113,7 @@ PREFIXES: dict[type[StrEnum], str] = {
     ClassWeight: "CLASS_WEIGHT_",
     Phase: "PHASE_",
     PickReason: "PICK_REASON_",
+    Purpose: "PURPOSE_",
     Outcome: "LABEL_OUTCOME_",
     ReleaseReason: "RELEASE_REASON_",
     StopAdvice: "STOP_ADVICE_",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -39,6 +39,8 @@ class Reason(StrEnum):
     REVISION_NOT_REACHED = "REVISION_NOT_REACHED"
     FORMAT_TOO_NEW = "FORMAT_TOO_NEW"
     JOB_CANCELLED = "JOB_CANCELLED"
+    POOL_LACKS_NEIGHBOURS = "POOL_LACKS_NEIGHBOURS"
+    ARTIFACT_MISSING = "ARTIFACT_MISSING"
     CONFIG_VERSION_MISMATCH = "CONFIG_VERSION_MISMATCH"
     TOO_LARGE = "TOO_LARGE"
     OVERLOADED = "OVERLOADED"
@@ -108,6 +110,20 @@ class InvalidInput(CoresiftError):  # noqa: N818 - reads as what happened
 
 class NotFound(CoresiftError):  # noqa: N818
     """No such session, pool, item, signal or job."""
+
+
+class ItemsMissing(NotFound):
+    """A pool lacks items that a session has labelled: ``item_ids``."""
+
+    def __init__(self, pool: str, item_ids: Sequence[str], labelled: int) -> None:
+        first = ", ".join(item_ids[:5])
+        more = f" and {len(item_ids) - 5} more" if len(item_ids) > 5 else ""
+        super().__init__(
+            Reason.ITEM_NOT_FOUND,
+            f"pool {pool!r} lacks {len(item_ids)} of {labelled} labelled items: {first}{more}",
+            code=grpc.StatusCode.NOT_FOUND,
+        )
+        self.item_ids = tuple(item_ids)
 
 
 class AlreadyExists(CoresiftError):  # noqa: N818

@@ -34,6 +34,7 @@ from coresift.client import (
     Reason,
     Seals,
     SignalKind,
+    Strategy,
     Task,
 )
 from coresift.client.cli import build
@@ -128,7 +129,8 @@ def test_session_life(client: Client) -> None:
         client.create_session(POOL, session_id="mine/1")
     assert caught.value.reason is Reason.SESSION_EXISTS
     updated = client.update_session(session, strategy="random", label_budget=None)
-    assert (updated.strategy, updated.label_budget, updated.candidates) == ("random", None, All())
+    assert (updated.strategy, updated.label_budget) == (Strategy("random"), None)
+    assert updated.candidates == All()
     with pytest.raises(Conflict):
         client.update_session(session, strategy="margin", expected_config_version=1)
     assert "mine/1" in [found.session_id for found in client.list_sessions(page_size=1)]

@@ -6,13 +6,34 @@ import json
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from coresift.client import All, Classes, Label, Seals, Task
-from coresift.client.commands.session import parse_candidates, parse_label
+from coresift.client import (
+    All,
+    Anchors,
+    Classes,
+    Label,
+    Mix,
+    RandomSubset,
+    Seals,
+    Strategy,
+    Task,
+)
+from coresift.client.calls.progress import progress_of
+from coresift.client.calls.session import session_of
+from coresift.client.commands.facts import progress_facts, session_facts
+from coresift.client.commands.parse import (
+    parse_candidates,
+    parse_label,
+    parse_params,
+    parse_strategy,
+    read_labels,
+)
 from coresift.client.commands.shared import Failure, plain
+from coresift.v1 import selection_pb2 as pb
 
 
 def coresift(*words: str) -> subprocess.CompletedProcess[str]:
@@ -23,7 +44,7 @@ def coresift(*words: str) -> subprocess.CompletedProcess[str]:
 def test_version_and_help() -> None:
     assert coresift("--version").stdout.startswith("coresift 0.")
     done = coresift("--help")
-    for family in ("session", "next", "label", "search", "coreset", "simulate"):
+    for family in ("session", "next", "label", "consensus", "search", "coreset", "simulate"):
         assert family in done.stdout
 
 
@@ -39,6 +60,10 @@ def test_no_server_is_said_without_a_traceback() -> None:
     ("words", "message"),
     [
         (("session", "create", "p", "--candidates", "ten"), "--candidates must be all"),
+        (("session", "create", "p", "--param", "samples"), "--param must be NAME=VALUE"),
+        (("session", "create", "p", "--mix", "bald"), "--mix must be NAME=SHARE"),
+        (("session", "create", "p", "--one-label"), "need --group-column"),
+        (("label", "s", "-a", "ann"), "at least one ITEM=CLASS"),
         (("session", "create", "p", "--task", "ranking"), "Task must be one of binary"),
         (("search", "p"), "either an item id or --vector"),
         (("coreset", "random", "5", "--out", "x.parquet"), "either --pool or --session"),
@@ -58,9 +83,128 @@ def test_parse_candidates() -> None:
     assert parse_candidates("all") == All()
     assert parse_candidates("seals") == Seals(100)
     assert parse_candidates("seals:7") == Seals(7)
-    for text in ("seals:x", "all:3", ""):
+    assert parse_candidates("random_subset:9") == RandomSubset(9)
+    assert parse_candidates("anchors") == Anchors()
+    for text in ("seals:x", "seals:", "all:3", "all:", "some", ""):
         with pytest.raises(Failure):
             parse_candidates(text)
+
+
+def test_parse_strategy() -> None:
+    assert parse_strategy("bald", ["samples=64"], []) == Strategy("bald", samples=64)
+    mix = parse_strategy("", [], ["max_entropy=0.7", "signal:name=loss,descending=true=0.3"])
+    signal = Strategy("signal", name="loss", descending=True)
+    assert mix == Mix([("max_entropy", 0.7), (signal, 0.3)])
+    for text in ("bald", "=1", "bald=much", "bald:x=1"):
+        with pytest.raises(Failure, match="--mix must be"):
+            parse_strategy("", [], [text])
+    with pytest.raises(Failure, match="belongs to --strategy"):
+        parse_strategy("", ["a=1"], ["bald=1"])
+
+
+def test_parse_params() -> None:
+    given = ["a=1", "b=0.5", "c=true", "d=word", 'e="1"', "f=null", "g=x=y", "h=[1]"]
+    assert parse_params("--param", given) == {
+        "a": 1,
+        "b": 0.5,
+        "c": True,
+        "d": "word",
+        "e": "1",
+        "f": "null",
+        "g": "x=y",
+        "h": "[1]",
+    }
+
+
+def test_read_labels(tmp_path: Path) -> None:
+    lines = tmp_path / "labels.txt"
+    lines.write_text("a=cat\n\nb=dog\n")
+    assert list(read_labels(lines, Task.BINARY)) == [Label("a", "cat"), Label("b", "dog")]
+    table = tmp_path / "labels.csv"
+    table.write_bytes(b'\xef\xbb\xbfwho,item_id,label\nx,"a,1",cat\ny,b,"cat,-dog"\n')
+    assert list(read_labels(table, Task.MULTILABEL)) == [
+        Label("a,1", Classes(["cat"], [])),
+        Label("b", Classes(["cat"], ["dog"])),
+    ]
+    for text, message in (
+        ("item,label\na,cat\n", "the columns item_id and label"),
+        ("item_id,label\na,cat\nb,\n", "line 3"),
+        ("item_id,label\na\n", "line 2"),
+    ):
+        table.write_text(text)
+        with pytest.raises(Failure, match=message):
+            list(read_labels(table, Task.BINARY))
+    table.write_bytes(b"item_id,label\n\xff,cat\n")
+    with pytest.raises(Failure, match="cannot read"):
+        list(read_labels(table, Task.BINARY))
+
+
+def test_facts_leave_out_what_is_off() -> None:
+    config = pb.SessionConfig(pool="p", pool_version="0123456789abcdef", task=pb.TASK_BINARY)
+    facts = session_facts(session_of(pb.Session(session_id="s", config=config)))
+    assert facts["candidates"] == "seals:100"
+    assert not facts.keys() & {"filter", "groups", "explore", "validation", "target", "prior head"}
+    facts = progress_facts(progress_of(pb.GetSessionProgressResponse()))
+    assert not facts.keys() & {"validation", "random sample", "recall", "hidden", "rate"}
+
+
+def test_facts_of_a_whole_session() -> None:
+    config = pb.SessionConfig(
+        pool="p",
+        task=pb.TASK_MULTICLASS,
+        classes=[f"c{n}" for n in range(22)],
+        strategy=pb.Strategy(name="mix", shares=[share("bald", 1), share("random", 3)]),
+        candidates=pb.CandidatePolicy(anchors=pb.CandidatePolicy.Anchors(size=5), filter="x == 1"),
+        groups=pb.GroupRule(column="video", one_label=True),
+        explore_fraction=0.1,
+        validation_size=50,
+        stop=pb.StopRule(target_recall=0.9, class_name="c1"),
+    )
+    facts = {k: str(v) for k, v in session_facts(session_of(pb.Session(config=config))).items()}
+    assert facts["strategy"] == "1 bald + 3 random"
+    assert facts["candidates"] == "anchors:5 (per class 10, neighbours 50)"
+    assert facts["task"].endswith("c19 and 2 more")
+    assert facts["groups"] == "by video: at most 1 a batch, one label"
+    assert (facts["explore"], facts["validation"]) == ("10% of a batch", "50 items")
+    assert facts["target"] == "recall 90% of c1 at confidence 0.95"
+    assert facts["filter"] == "x == 1"
+
+
+def test_facts_of_a_whole_progress() -> None:
+    message = pb.GetSessionProgressResponse(
+        labels_per_hour=61.2,
+        validation=pb.ValidationScore(items=40, accuracy=0.9, accuracy_low=0.8, accuracy_high=1),
+        head_agreement=[0.5, 0.975],
+        random_sample=pb.RandomSample(
+            class_name="c1",
+            items=100,
+            positives=3,
+            confidence=0.95,
+            prevalence=0.03,
+            prevalence_low=0.01,
+            prevalence_high=0.1,
+            recall=0.7,
+            recall_low=0.4,
+            lift=4.25,
+            labels_needed=90,
+        ),
+        stop_advice=pb.STOP_ADVICE_CONTINUE,
+        stop_reason="nothing speaks for stopping",
+    )
+    facts = progress_facts(progress_of(message))
+    assert facts["rate"] == "61 labels an hour"
+    assert facts["validation"] == "accuracy 0.900 (0.800 to 1.000), on 40 items"
+    assert facts["head agreement"] == "0.50 0.97"
+    assert facts["random sample"] == "3 of 100 are c1"
+    assert facts["prevalence"] == "0.030 (0.010 to 0.100)"
+    assert facts["recall"] == "70.0%, at least 40.0% (confidence 0.95)"
+    assert facts["lift"] == "4.2 times as many as at random"
+    assert facts["to certify"] == "at least 90 more random labels"
+    assert facts["advice"] == "continue: nothing speaks for stopping"
+
+
+def share(name: str, weight: float) -> pb.StrategyShare:
+    return pb.StrategyShare(strategy=pb.Strategy(name=name), share=weight)
 
 
 def test_parse_label() -> None:

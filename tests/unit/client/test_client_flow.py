@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -13,101 +13,14 @@ import pytest
 from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.client.driver import Driver, failing, unavailable
 
 from coresift.client import RETRACT, UNSURE, Classes, Label, Outcome
-from coresift.client.calls import coreset, labels, leases, model, session, signals
+from coresift.client.calls import configure, coreset, labels, leases, model, session, signals
 from coresift.client.convert import StringColumn
 from coresift.client.errors import CoresiftError, ResourceExhausted, Unavailable
-from coresift.client.flow import Ask, Emit, Open, Receive, Retry, Send, Settings, Sleep, parts
+from coresift.client.flow import Retry, Send, Settings, parts
 from coresift.v1 import selection_pb2 as pb
-
-
-class Clock:
-    """A clock that only sleeping and sending move."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Driver:
-    """Performs steps with scripted answers; records what was sent and slept."""
-
-    def __init__(self, answer: Callable[[str, Any], Any], settings: Settings | None = None) -> None:
-        self.clock = Clock()
-        self.settings = settings or Settings(clock=self.clock, jitter=lambda: 0.5)
-        self.answer = answer
-        self.sent: list[Send | Open] = []
-        self.slept: list[float] = []
-        self.emitted: list[Any] = []
-
-    def run(self, flow: Any) -> Any:
-        reply: Any = None
-        failure: CoresiftError | None = None
-        try:
-            while True:
-                step = flow.send(reply) if failure is None else flow.throw(failure)
-                reply = failure = None
-                try:
-                    reply = self.perform(step)
-                except CoresiftError as error:
-                    failure = error
-        except StopIteration as stop:
-            return stop.value
-
-    def perform(self, step: Any) -> Any:
-        match step:
-            case Ask():
-                return self.settings
-            case Send():
-                self.sent.append(step)
-                return self.answer(step.name, step.request)
-            case Open():
-                self.sent.append(step)
-                return Messages(self.answer(step.name, step.request))
-            case Receive():
-                return step.stream.read()  # type: ignore[attr-defined]
-            case Sleep():
-                self.slept.append(step.seconds)
-                self.clock.now += step.seconds
-                return None
-            case Emit():
-                self.emitted.append(step.value)
-                return None
-
-
-class Messages:
-    """A stream of messages; an exception among them is raised in its turn."""
-
-    def __init__(self, messages: Iterator[Any]) -> None:
-        self._messages = iter(messages)
-        self.cancelled = False
-
-    def read(self) -> Message | None:
-        message = next(self._messages, None)
-        if isinstance(message, CoresiftError):
-            raise message
-        return message
-
-    def cancel(self) -> bool:
-        self.cancelled = True
-        return True
-
-
-def unavailable(retry_after: float | None = None) -> Unavailable:
-    after = None if retry_after is None else timedelta(seconds=retry_after)
-    return Unavailable(None, "gone", retry_after=after, code=grpc.StatusCode.UNAVAILABLE)
-
-
-def failing(failures: list[CoresiftError], reply: Message) -> Callable[[str, Any], Message]:
-    def answer(_name: str, _request: Any) -> Message:
-        if failures:
-            raise failures.pop(0)
-        return reply
-
-    return answer
 
 
 def test_retry_sends_the_same_request() -> None:
@@ -203,6 +116,50 @@ def test_a_failed_part_says_what_was_recorded() -> None:
     with pytest.raises(CoresiftError) as caught:
         Driver(answer).run(labels.add_labels("s", values, "ann", request_id="r"))
     assert caught.value.__notes__ == ["the first 1000 labels of this call are recorded"]
+
+
+def test_an_import_reads_labels_as_it_sends_them() -> None:
+    read: list[int] = []
+
+    def pairs() -> Iterator[tuple[str, str]]:
+        for n in range(2_500):
+            read.append(n)
+            yield f"i{n}", "positive"
+
+    done: list[tuple[int, int]] = []
+    driver = Driver(add_all)
+    result = driver.run(
+        labels.import_labels(
+            "s",
+            pairs(),
+            "ann",
+            request_id="r",
+            on_progress=lambda count: done.append((count, len(read))),
+        )
+    )
+    requests: list[Any] = [send.request for send in driver.sent]
+    assert [request.request_id for request in requests] == ["r/0", "r/1", "r/2"]
+    assert done == [(1000, 1000), (2000, 2000), (2500, 2500)]
+    assert len(result.item_ids) == len(result.outcomes) == 2_500
+    assert result.revision == 500
+
+
+def test_an_import_of_nothing_is_the_servers_to_refuse() -> None:
+    driver = Driver(add_all)
+    driver.run(labels.import_labels("s", {}, "ann"))
+    assert [len(send.request.labels) for send in driver.sent] == [0]  # type: ignore[union-attr]
+
+
+def test_a_failed_import_says_what_was_recorded() -> None:
+    def answer(name: str, request: Any) -> Message:
+        if request.request_id == "r/2":
+            raise CoresiftError(None, "bad", code=grpc.StatusCode.INVALID_ARGUMENT)
+        return add_all(name, request)
+
+    values = {f"i{n}": "positive" for n in range(2_500)}
+    with pytest.raises(CoresiftError) as caught:
+        Driver(answer).run(labels.import_labels("s", values, "ann", request_id="r"))
+    assert caught.value.__notes__ == ["the first 2000 labels of this import are recorded"]
 
 
 def test_label_values_on_the_wire() -> None:
@@ -326,7 +283,7 @@ def test_signals_must_fit_their_ids() -> None:
 
 def test_update_masks_what_is_given() -> None:
     driver = Driver(failing([], pb.UpdateSessionResponse()))
-    driver.run(session.update_session("s", strategy="margin", label_budget=None))
+    driver.run(configure.update_session("s", strategy="margin", label_budget=None))
     request: Any = driver.sent[0].request
     assert list(request.update_mask.paths) == ["strategy", "label_budget"]
     assert not request.config.HasField("label_budget")

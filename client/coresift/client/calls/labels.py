@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from itertools import chain, islice
 
 from coresift.client.calls.basis import Basis, basis
 from coresift.client.calls.leases import Lease, Pick
@@ -133,6 +134,49 @@ def add_labels(
         outcomes.extend(member(pb.LabelOutcome, Outcome, outcome) for outcome in reply.outcomes)
     ids = tuple(message.item_id for message in messages)
     return LabelResult(ids, tuple(outcomes), basis(reply.basis))
+
+
+def import_labels(
+    session: str | Session,
+    labels: Mapping[str, LabelValue] | Iterable[Label | tuple[str, LabelValue]],
+    annotator: str,
+    *,
+    on_progress: Callable[[int], None] | None = None,
+    request_id: str | None = None,
+) -> Flow[LabelResult]:
+    """Record many labels that exist already, 1,000 a call, read as they are sent.
+
+    Args:
+        labels: item_id to value, or pairs, or `Label` objects. An item may come again in another
+            call: the later label counts.
+        annotator: who says so.
+        on_progress: called with the labels recorded so far.
+        request_id: the same id with the same labels takes up an import that was broken off.
+
+    Raises:
+        As `add_labels`.
+    """
+    pairs: Iterable[Label | tuple[str, LabelValue]]
+    pairs = labels.items() if isinstance(labels, Mapping) else labels
+    request_id = request_id or new_request_id()
+    rest = (pair if isinstance(pair, Label) else Label(*pair) for pair in pairs)
+    results: list[LabelResult] = []
+    done = 0
+    while (part := list(islice(rest, MOST_LABELS))) or not results:
+        part_id = f"{request_id}/{len(results)}"
+        try:
+            results.append((yield from add_labels(session, part, annotator, request_id=part_id)))
+        except CoresiftError as error:
+            error.add_note(f"the first {done} labels of this import are recorded")
+            raise
+        done += len(part)
+        if on_progress is not None:
+            on_progress(done)
+    return LabelResult(
+        item_ids=tuple(chain.from_iterable(result.item_ids for result in results)),
+        outcomes=tuple(chain.from_iterable(result.outcomes for result in results)),
+        basis=results[-1].basis,
+    )
 
 
 def list_labels(

@@ -9,7 +9,7 @@ from datetime import datetime
 from coresift.client.calls.basis import Basis, basis
 from coresift.client.calls.session import Session, id_of
 from coresift.client.convert import Seconds, duration, moment, new_request_id
-from coresift.client.enums import Phase, PickReason, ReleaseReason, member, number
+from coresift.client.enums import Phase, PickReason, Purpose, ReleaseReason, member, number
 from coresift.client.flow import Flow, Iteration, Rpc, call, pages, part_id, parts
 from coresift.v1 import selection_pb2 as pb
 
@@ -46,6 +46,10 @@ class Batch(Sequence[Pick]):
     """When these leases end; None without picks."""
     next_available_time: datetime | None
     """WAITING: when the next lease of others ends."""
+    strategy: str
+    """Name of the session's strategy."""
+    details: Mapping[str, float]
+    """What the strategy found on its way; "probcover": ``radius``, ``covered``."""
     basis: Basis
 
     @property
@@ -92,6 +96,7 @@ def next_batch(
     lease_duration: Seconds | None = None,
     min_revision: int | None = None,
     include_metadata: bool = True,
+    purpose: Purpose | str = Purpose.NEW,
     request_id: str | None = None,
 ) -> Flow[Batch]:
     """Lease up to ``size`` (1..1000) of the best items to label next.
@@ -101,9 +106,12 @@ def next_batch(
         min_revision: the head must include the labels up to it; None: every label that was
             acknowledged before this call.
         include_metadata: hand back the pool's metadata columns.
+        purpose: "new" (items that lack votes) or "review" (items that others labelled and that
+            are worth a second look: each then takes one more vote).
 
     Raises:
-        PreconditionFailed: REVISION_NOT_REACHED; REQUEST_EXPIRED for a repeated request_id.
+        PreconditionFailed: REVISION_NOT_REACHED; REQUEST_EXPIRED for a repeated request_id;
+            HEAD_NOT_FITTED for a review.
     """
     request = pb.NextBatchRequest(
         request_id=request_id or new_request_id(),
@@ -113,6 +121,7 @@ def next_batch(
         lease_duration=duration(lease_duration),
         min_revision=min_revision,
         include_metadata=include_metadata,
+        purpose=number(pb.Purpose, Purpose, purpose),
     )
     reply = yield from call(NEXT, request, request.session_id)
     available = reply.next_available_time if reply.HasField("next_available_time") else None
@@ -121,6 +130,8 @@ def next_batch(
         phase=member(pb.Phase, Phase, reply.phase),
         lease_deadline=moment(reply.lease_deadline) if reply.HasField("lease_deadline") else None,
         next_available_time=None if available is None else moment(available),
+        strategy=reply.strategy,
+        details=dict(reply.details),
         basis=basis(reply.basis),
     )
 

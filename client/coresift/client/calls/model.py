@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from coresift.client.calls.basis import Basis, basis
+from coresift.client.calls.head import Head
 from coresift.client.calls.session import Session, id_of
 from coresift.client.convert import Float32, Float64, StringColumn, array, matrix, vectors
 from coresift.client.flow import Flow, Rpc, call, gather, parts, stream
 from coresift.v1 import selection_pb2 as pb
+
+Bools = npt.NDArray[np.bool_]
 
 PREDICT = Rpc("Predict", pb.PredictRequest, pb.PredictResponse)
 SCORE = Rpc("ScoreVectors", pb.ScoreVectorsRequest, pb.ScoreVectorsResponse)
@@ -40,38 +44,24 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Scores:
-    """Acquisition values of vectors."""
+    """Acquisition values of vectors. What was not asked for is None."""
 
     scores: Float64
-    """float64 [rows]: the strategy's score, larger is sooner."""
+    """float64 [rows]: the strategy's score, larger is sooner. NaN: it knows only items of the
+    pool, or chooses items by each other."""
     classes: tuple[str, ...]
     probabilities: Float32
     """float32 [rows, classes]."""
+    strategy: str
+    labelled_similarity: Float64 | None
+    """float64 [rows]: to the nearest labelled item; NaN: none is labelled."""
+    pool_similarity: Float64 | None
+    """float64 [rows]: to the nearest item of the pool, as `Neighbour.similarity`."""
+    in_best: Bools | None
+    """bool [rows]: whether it would be among the best of candidates and vectors together."""
+    gradients: Float32 | None
+    """float32 [rows, dimension]: derivative of the score by the vector as it was given."""
     basis: Basis
-
-
-@dataclass(frozen=True)
-class Head:
-    """The session's model: take it away and use it."""
-
-    classes: tuple[str, ...]
-    """Of the rows. Binary: the positive class only."""
-    unfitted_classes: tuple[str, ...]
-    """Classes whose row is constant because positives or negatives are missing."""
-    weights: Float64
-    """float64 [classes, dimension]."""
-    bias: Float64
-    """float64 [classes]. Of an unfitted class: -inf (probability 0), +inf (1), or 0 (unknown)."""
-    basis: Basis
-
-    def logits(self, X: npt.ArrayLike) -> Float64:
-        """``X W' + b``, float64 [n, classes], of rows [n, dimension] scaled as the pool's are
-        (unit length on cosine pools).
-
-        Probabilities are their softmax for a multiclass session, else the logistic function.
-        """
-        rows = np.asarray(X, dtype=np.float64)
-        return np.asarray(rows @ self.weights.T + self.bias)
 
 
 def predict(
@@ -117,23 +107,58 @@ def predict(
     )
 
 
-def score_vectors(session: str | Session, vectors: npt.ArrayLike) -> Flow[Scores]:
+def score_vectors(
+    session: str | Session,
+    vectors: npt.ArrayLike,
+    *,
+    novelty: bool = False,
+    best_of: int = 0,
+    gradients: bool = False,
+) -> Flow[Scores]:
     """The session's acquisition values of vectors [n, d] that are not in the pool.
 
-    More than 10,000 are sent as several calls.
+    More than 10,000 are sent as several calls, except with ``best_of``.
+
+    Args:
+        novelty: ask for the similarities to the nearest labelled item and the nearest item.
+        best_of: ask which vectors are among the best so many (1..10,000) of the session's
+            candidates and all vectors together; 0: do not ask.
+        gradients: ask for the derivative of the score by the vector.
 
     Raises:
-        PreconditionFailed: HEAD_NOT_FITTED. InvalidInput: INVALID_VECTOR.
+        PreconditionFailed: HEAD_NOT_FITTED. InvalidInput: INVALID_VECTOR; a strategy whose
+            score has no gradient. ValueError: ``best_of`` with more vectors than fit a call.
     """
-    messages: list[pb.ScoreVectorsResponse] = []
-    for part in _parts(vectors):
-        request = pb.ScoreVectorsRequest(session_id=id_of(session), vectors=part)
-        messages.append((yield from call(SCORE, request, request.session_id)))
+    requests = [
+        pb.ScoreVectorsRequest(
+            session_id=id_of(session),
+            vectors=part,
+            include_novelty=novelty,
+            best_of=best_of,
+            include_gradients=gradients,
+        )
+        for part in _parts(vectors)
+    ]
+    if best_of and len(requests) > 1:
+        raise ValueError(
+            f"best_of compares the vectors of one call: at most {MOST_ROWS} of together at most "
+            f"{MOST_BYTES} bytes"
+        )
+    replies: list[pb.ScoreVectorsResponse] = []
+    for request in requests:
+        reply = yield from call(SCORE, request, request.session_id)
+        replies.append(reply)
+    dimension = requests[0].vectors.dimension
     return Scores(
-        scores=np.concatenate([array(message.scores, "f8", -1) for message in messages]),
-        classes=tuple(messages[-1].classes),
-        probabilities=_probabilities(messages),
-        basis=basis(messages[-1].basis),
+        scores=_column(replies, "scores", "f8"),
+        classes=tuple(replies[-1].classes),
+        probabilities=_probabilities(replies),
+        strategy=replies[-1].strategy,
+        labelled_similarity=_column(replies, "labelled_similarity", "f8") if novelty else None,
+        pool_similarity=_column(replies, "pool_similarity", "f8") if novelty else None,
+        in_best=_column(replies, "in_best", "u1").astype(bool) if best_of else None,
+        gradients=_column(replies, "gradients", "f4", dimension) if gradients else None,
+        basis=basis(replies[-1].basis),
     )
 
 
@@ -154,6 +179,12 @@ def _parts(values: npt.ArrayLike) -> list[pb.Vectors]:
     rows = matrix(values)
     fitting = max(1, MOST_BYTES // max(1, 4 * rows.shape[1]))
     return [vectors(rows[cut]) for cut in parts(len(rows), min(MOST_ROWS, fitting))]
+
+
+def _column(
+    replies: Sequence[pb.ScoreVectorsResponse], name: str, dtype: str, *width: int
+) -> npt.NDArray[Any]:
+    return np.concatenate([array(getattr(reply, name), dtype, -1, *width) for reply in replies])
 
 
 def _probabilities(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -10,12 +10,15 @@ import numpy.typing as npt
 
 from coresift.client.convert import matrix, vectors
 from coresift.client.enums import Metric, member
-from coresift.client.flow import Flow, Iteration, Rpc, call, pages
+from coresift.client.flow import Flow, Iteration, Rpc, call, pages, parts
 from coresift.v1 import selection_pb2 as pb
 
 SEARCH = Rpc("SearchPool", pb.SearchPoolRequest, pb.SearchPoolResponse)
 GET = Rpc("GetPool", pb.GetPoolRequest, pb.GetPoolResponse)
 LIST = Rpc("ListPools", pb.ListPoolsRequest, pb.ListPoolsResponse)
+ITEMS = Rpc("GetItems", pb.GetItemsRequest, pb.GetItemsResponse)
+
+MOST_ITEMS = 10_000
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,31 @@ class Neighbour:
     similarity: float
     """Inner product (cosine on cosine pools); for metric l2 the negative squared distance."""
     metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class FoundItems:
+    """Items that a pool has, with their metadata, and ids that it lacks."""
+
+    metadata: Mapping[str, Mapping[str, str]]
+    """By item id, in the order asked."""
+    missing: tuple[str, ...]
+
+
+def get_items(
+    pool: str, item_ids: Sequence[str], *, pool_version: str = ""
+) -> Flow[FoundItems]:
+    """Metadata of any number of items, and which ids the pool lacks. NotFound: POOL_NOT_FOUND."""
+    metadata: dict[str, Mapping[str, str]] = {}
+    missing: list[str] = []
+    for part in parts(len(item_ids), MOST_ITEMS):
+        request = pb.GetItemsRequest(
+            pool=pool, pool_version=pool_version, item_ids=item_ids[part]
+        )
+        reply = yield from call(ITEMS, request)
+        metadata |= {item.item_id: dict(item.metadata) for item in reply.items}
+        missing.extend(reply.missing)
+    return FoundItems(metadata, tuple(missing))
 
 
 def search_pool(
