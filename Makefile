@@ -1,4 +1,4 @@
-.PHONY: help install check test test-long demo serve bench release-api clean
+.PHONY: help install check test test-long demo serve bench compare release-api clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -6,6 +6,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 POOL ?= out/pool
 OUT ?= out
+DATA ?= tests/data
+COMPARED ?= $(OUT)/compare
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,8 +44,13 @@ $(POOL): | $(INSTALLED)
 serve: $(INSTALLED) $(POOL) ## Serve the pool of the demo on 127.0.0.1:50051 (POOL=DIR for another)
 	$(BIN)/coresift serve --pool $(POOL)
 
-bench: $(INSTALLED) ## Measure at 1M x 256 on this machine
+bench: $(INSTALLED) ## Measure at 1M x 256: the loop, every strategy, other libraries
 	$(BIN)/python -m tests.benchmarks --out $(OUT)/bench
+
+compare: $(INSTALLED) ## Every strategy on real data: tables and plots (DATA=DIR; an hour)
+	$(BIN)/coresift simulate $(DATA)/clinc150 --methods all --compare --resume --out $(COMPARED)/clinc150
+	test ! -d $(DATA)/fashion_mnist || $(BIN)/coresift simulate $(DATA)/fashion_mnist \
+	  --use use_index_longtail.npy --methods all --compare --resume --out $(COMPARED)/fashion_mnist
 
 release-api: $(INSTALLED) ## Make the API of now the one that `make check` compares with
 	cd proto && ../$(BIN)/buf build -o released.binpb

@@ -1,10 +1,12 @@
-"""``make bench``: the labeling loop over gRPC at 1M x 256, beside the machine's ceilings."""
+"""``make bench``: the labeling loop over gRPC at 1M x 256, every strategy, and other libraries,
+beside the machine's ceilings."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,17 @@ from rich.console import Console
 from rich.table import Table
 from tests.benchmarks.ceilings import measure_ceilings
 from tests.benchmarks.labeling import Scenario, measure_labeling
+from tests.benchmarks.peers import SIZES, measure_peers
 from tests.benchmarks.pools import make_pool
 from tests.benchmarks.process import Server
+from tests.benchmarks.strategies import ROUNDS, measure_strategies
+
+from coresift.client import All
+
+PARTS = ("labeling", "strategies", "peers")
+SMALL = 100_000
+NEIGHBOURS = 100
+WIDTH = 140
 
 
 def main() -> None:
@@ -23,21 +34,35 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--dimension", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", choices=PARTS, action="append", help="default: all parts")
+    parser.add_argument("--peers-python", default=sys.executable, help="has the other libraries")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
 
     pool = make_pool(options.out, options.items, options.dimension)
     results: dict[str, Any] = {"machine": platform.platform(), "ceilings": measure_ceilings()}
     _print(console, "This machine", results["ceilings"])
 
-    results["labeling"] = {}
-    for scenario in (Scenario("seals(100)", 100), Scenario("all", None)):
-        with Server(pool.directory) as server:  # a fresh one: memory is of one scenario
-            measured = measure_labeling(server, pool, scenario, options.rounds)
-        results["labeling"][scenario.name] = measured
-        title = f"{options.items:,} x {options.dimension}, 1,000 labels, {scenario.name}"
-        _print(console, title, measured)
+    parts = options.only or PARTS
+    if "labeling" in parts:
+        results["labeling"] = {}
+        for scenario in (Scenario("seals(100)"), Scenario("all", All())):
+            with Server(pool.directory) as server:  # a fresh one: memory is of one scenario
+                measured = measure_labeling(server, pool, scenario, options.rounds)
+            results["labeling"][scenario.name] = measured
+            title = f"{options.items:,} x {options.dimension}, 1,000 labels, {scenario.name}"
+            _print(console, title, measured)
+    if "strategies" in parts:
+        small = make_pool(options.out, min(SMALL, options.items), options.dimension, NEIGHBOURS)
+        results["strategies"] = measure_strategies(pool, small, ROUNDS, console)
+    if "peers" in parts:
+        sizes = [size for size in SIZES if size <= options.items]
+        results["peers"] = measure_peers(
+            options.out, options.dimension, console, options.peers_python, sizes
+        )
     path = options.out / "results.json"
     path.write_text(json.dumps(results, indent=1))
     console.print(f"results: {path}")

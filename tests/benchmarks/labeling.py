@@ -3,90 +3,142 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from tests.benchmarks.pools import BenchPool
-from tests.benchmarks.process import Server
+from tests.benchmarks.process import Peak, Server
 
-from coresift.client import All, Client, Seals
+from coresift.client import All, BatchPolicy, Client, Mix, Seals, Strategy
 
 CONCEPT = 30
 """The cluster that is searched for: about 0.4 % of the items."""
 START = 1_000
 BATCH = 100
+OF_EACH = 50
+"""Labels of each sought class among the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A session to measure: SEALS with k neighbours, or all candidates."""
+    """A session to measure; of ``classes`` the first is the rest of the pool."""
 
     name: str
-    k: int | None
+    candidates: All | Seals = field(default_factory=Seals)
+    strategy: Strategy | Mix = field(default_factory=lambda: Strategy("max_entropy"))
+    batch: BatchPolicy = field(default_factory=BatchPolicy)
+    classes: int = 2
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return ("rest", *(f"concept {number}" for number in range(1, self.classes)))
+
+    def label(self, cluster: int) -> str:
+        """The class of an item: the clusters from `CONCEPT` on are the sought ones."""
+        number = cluster - CONCEPT + 1
+        return self.names[number if 0 < number < self.classes else 0]
 
 
-def measure_labeling(
-    server: Server, pool: BenchPool, scenario: Scenario, rounds: int
-) -> dict[str, float]:
-    """Seconds of each call, with think time enough for the look-up of neighbours."""
-    generator = np.random.default_rng(1)
-    positives = np.flatnonzero(pool.clusters == CONCEPT)
-    rest = generator.choice(pool.items, START - 50, replace=False)
-    rows = np.unique(np.concatenate([generator.choice(positives, 50, replace=False), rest]))
-    candidates = All() if scenario.k is None else Seals(scenario.k)
-    pairs, batches, labels = [], [], []
-    with Client(server.listen, timeout_s=600) as client:
-        session = client.create_session(pool="bench", task="binary", candidates=candidates)
-        client.add_labels(session, _labels(pool, rows), annotator="a")
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Times of a scenario in seconds, a value a round, and the server's side of them.
+
+    Attributes:
+        first: of the first NextBatch, with the neighbours of 1,000 items unknown.
+        labels, batches: of AddLabels and NextBatch, neighbours known.
+        stages_ms: mean ms of a round in each stage (neighbours: during think time).
+        considered: share of the pool.
+        above_pool: bytes, the largest the server held of its own less what it held when ready.
+    """
+
+    first: float
+    labels: tuple[float, ...]
+    batches: tuple[float, ...]
+    stages_ms: dict[str, float]
+    considered: float
+    above_pool: int
+
+
+def measure(server: Server, pool: BenchPool, scenario: Scenario, rounds: int) -> Measured:
+    """Label, ask, think until the neighbours of what was leased are known, and again."""
+    batches, labels = [], []
+    ready = server.own_bytes()
+    with Client(server.listen, timeout_s=600) as client, Peak(server.pid) as peak:
+        session = client.create_session(
+            pool="bench",
+            task="binary" if scenario.classes == 2 else "multiclass",
+            classes=scenario.names,
+            strategy=scenario.strategy,
+            candidates=scenario.candidates,
+            batch=scenario.batch,
+        )
+        client.add_labels(
+            session, _labels(pool, scenario, first_rows(pool, scenario)), annotator="a"
+        )
         began = time.perf_counter()
         batch = client.next_batch(session, "a", size=BATCH)
         first = time.perf_counter() - began
         before = server.metrics()
         for _ in range(rounds):
-            _think(client, session.session_id)
+            server.settle()
             named = np.array([int(pick.item_id[5:]) for pick in batch.picks])
             began = time.perf_counter()
-            client.add_labels(session, _labels(pool, named), annotator="a")
+            client.add_labels(session, _labels(pool, scenario, named), annotator="a")
             labelled = time.perf_counter()
             batch = client.next_batch(session, "a", size=BATCH)
             ended = time.perf_counter()
             labels.append(labelled - began)
             batches.append(ended - labelled)
-            pairs.append(ended - began)
         after = server.metrics()
         considered = client.progress(session).considered_share
+    return Measured(
+        first,
+        tuple(labels),
+        tuple(batches),
+        _stages(before, after, rounds),
+        considered,
+        peak.bytes - ready,
+    )
+
+
+def measure_labeling(
+    server: Server, pool: BenchPool, scenario: Scenario, rounds: int
+) -> dict[str, float]:
+    """The figures of the labeling loop by name."""
+    found = measure(server, pool, scenario, rounds)
+    pairs = np.add(found.labels, found.batches)
     return {
         "ready s": server.ready_s,
-        "first NextBatch, neighbours of 1,000 items unknown, s": first,
-        "AddLabels(100) p50 ms": 1e3 * float(np.median(labels)),
-        "NextBatch(100) p50 ms": 1e3 * float(np.median(batches)),
-        "NextBatch(100) p95 ms": 1e3 * float(np.quantile(batches, 0.95)),
+        "first NextBatch, neighbours of 1,000 items unknown, s": found.first,
+        "AddLabels(100) p50 ms": 1e3 * float(np.median(found.labels)),
+        "NextBatch(100) p50 ms": 1e3 * float(np.median(found.batches)),
+        "NextBatch(100) p95 ms": 1e3 * float(np.quantile(found.batches, 0.95)),
         "pair p50 ms": 1e3 * float(np.median(pairs)),
-        **_stages(before, after, rounds),
-        "considered share": considered,
+        **{f"stage {stage} ms": ms for stage, ms in found.stages_ms.items()},
+        "considered share": found.considered,
         "resident bytes / pool bytes": server.resident_bytes() / pool.nbytes(),
     }
 
 
-def _labels(pool: BenchPool, rows: npt.NDArray[np.int64]) -> dict[str, str]:
-    return {
-        f"item-{row:08d}": "positive" if pool.clusters[row] == CONCEPT else "negative"
-        for row in rows.tolist()
-    }
+def first_rows(pool: BenchPool, scenario: Scenario) -> npt.NDArray[np.int64]:
+    """About 1,000 rows: some of each sought class, the rest from the whole pool."""
+    generator = np.random.default_rng(1)
+    sought = [np.flatnonzero(pool.clusters == CONCEPT + n) for n in range(scenario.classes - 1)]
+    found = [generator.choice(rows, min(OF_EACH, len(rows)), replace=False) for rows in sought]
+    rest = generator.choice(pool.items, START - sum(map(len, found)), replace=False)
+    return np.unique(np.concatenate([*found, rest]))
+
+
+def _labels(pool: BenchPool, scenario: Scenario, rows: npt.NDArray[np.int64]) -> dict[str, str]:
+    return {f"item-{row:08d}": scenario.label(int(pool.clusters[row])) for row in rows.tolist()}
 
 
 def _stages(before: dict[str, float], after: dict[str, float], rounds: int) -> dict[str, float]:
-    """Mean ms a round spent in each stage of NextBatch (neighbours: during think time)."""
     name = 'coresift_stage_seconds_sum{{stage="{}"}}'
     return {
-        f"stage {stage} ms": 1e3 * (after[key] - before.get(key, 0.0)) / rounds
+        stage: 1e3 * (after[key] - before.get(key, 0.0)) / rounds
         for stage in ("catch_up", "neighbours", "fit", "score", "claim")
         if (key := name.format(stage)) in after
     }
-
-
-def _think(client: Client, session_id: str) -> None:
-    """A person's time to label a batch: the look-up of its neighbours ends meanwhile."""
-    time.sleep(2.5)
-    client.get_session(session_id)

@@ -29,9 +29,13 @@ class BenchPool:
         return (self.directory.parent / "embeddings.npy").stat().st_size
 
 
-def make_pool(root: Path, items: int, dimension: int) -> BenchPool:
-    """Unit rows around 1,000 low-rank centres of Zipf sizes, noise of norm 0.7, seed 0."""
-    folder = root / f"pool-{items}-{dimension}"
+def make_pool(root: Path, items: int, dimension: int, neighbours: int = 0) -> BenchPool:
+    """Unit rows around 1,000 low-rank centres of Zipf sizes, noise of norm 0.7, seed 0.
+
+    ``neighbours``: columns of the pool's neighbour table, 0 for none. It takes the square of the
+    items in time.
+    """
+    folder = root / f"pool-{items}-{dimension}{f'-{neighbours}' if neighbours else ''}"
     folder.mkdir(parents=True, exist_ok=True)
     clusters = _write_embeddings(folder, items, dimension)
     directory = folder / "pool"
@@ -42,7 +46,7 @@ def make_pool(root: Path, items: int, dimension: int) -> BenchPool:
             [
                 *(sys.executable, "-m", "coresift.client", "pool", "build"),
                 *(str(folder / "embeddings.npy"), "--ids", str(ids)),
-                *("--name", "bench", "--out", str(directory)),
+                *("--name", "bench", "--out", str(directory), "--neighbours", str(neighbours)),
             ],
             check=True,
         )

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -13,12 +14,48 @@ from urllib.request import urlopen
 
 import psutil
 
+SETTLE_S = 120.0
+IDLE_PERCENT = 10.0
+
+
+def own_bytes(pid: int) -> int:
+    """Anonymous resident memory of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    [line] = [line for line in status.splitlines() if line.startswith("RssAnon:")]
+    return 1024 * int(line.split()[1])
+
+
+class Peak:
+    """The largest anonymous memory of a process while the block runs, looked at every 10 ms."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.bytes = 0
+
+    def __enter__(self) -> Peak:
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.01):
+            try:
+                self.bytes = max(self.bytes, own_bytes(self._pid))
+            except (OSError, ValueError):  # it has ended
+                return
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
 
 class Server:
     """``coresift serve`` on free ports with a data directory of its own.
 
     Attributes:
         listen: HOST:PORT of gRPC.
+        pid: of the process.
         ready_s: from the start of the process until it serves.
     """
 
@@ -43,6 +80,7 @@ class Server:
                 raise RuntimeError((root / "log").read_text())
             time.sleep(0.01)
         self.ready_s = time.perf_counter() - began
+        self.pid = self._process.pid
         addresses = json.loads(ready.read_text())
         self.listen, self._metrics = str(addresses["listen"]), str(addresses["metrics"])
         return self
@@ -57,6 +95,19 @@ class Server:
     def resident_bytes(self) -> int:
         """Resident memory of the server process."""
         return int(psutil.Process(self._process.pid).memory_info().rss)
+
+    def own_bytes(self) -> int:
+        """Resident memory that is not the pool's: what is mapped from files is left out."""
+        return own_bytes(self._process.pid)
+
+    def settle(self) -> None:
+        """Wait until the server does nothing: what it looks up behind an answer is done."""
+        process = psutil.Process(self._process.pid)
+        deadline = time.perf_counter() + SETTLE_S
+        while time.perf_counter() < deadline:
+            if process.cpu_percent(0.25) < IDLE_PERCENT:
+                return
+        raise RuntimeError(f"the server is not idle after {SETTLE_S:g} s")
 
     def __exit__(
         self,

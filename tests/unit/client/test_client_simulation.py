@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from coresift.client import All, Seals
-from coresift.client.simulation import agreement, picks, plots, protocol
+from coresift.client import All, Anchors, BatchPolicy, Mix, RandomSubset, Seals, Strategy
+from coresift.client.simulation import agreement, methods, picks, plots, protocol
 from coresift.client.simulation.dataset import DatasetError, load
 
 
@@ -81,14 +81,81 @@ def test_where_few_classes_are_rare_the_rarest_are_taken(
     assert max(sizes[name] for name in chosen) <= min(sizes[name] for name in others)
 
 
-def test_methods() -> None:
-    assert protocol.method("MaxEnt-SEALS@10").candidates == Seals(10)
-    assert protocol.method("MLP-SEALS").candidates == Seals(100)
-    assert protocol.method("Random-All").candidates == All()
-    assert protocol.method("Random-All").draws == 5
-    for name in ("MaxEnt", "BALD-All", "MaxEnt-All@10"):
-        with pytest.raises(ValueError, match="unknown method"):
-            protocol.method(name)
+def test_the_references_methods() -> None:
+    assert methods.method("MaxEnt-SEALS@10").candidates == Seals(10)
+    assert methods.method("MLP-SEALS").candidates == Seals(100)
+    assert methods.method("Random-All").candidates == All()
+    assert methods.method("Random-All").draws == methods.method("random@seals:10").draws == 5
+    for old, new in methods.PROTOCOL.items():
+        assert methods.method(old).name == old
+        assert methods.method(new).in_reference == methods.method(old).in_reference == old
+        assert methods.method(old).strategy == methods.method(new).strategy
+    assert methods.method("bald@all").in_reference == "bald@all"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "strategy", "batch", "candidates"),
+    [
+        ("bald", "bald@seals:100", Strategy("bald"), BatchPolicy(), Seals(100)),
+        (
+            " ens( one_step=true, neighbours=50 ) / gist(min_distance=0.25) @ all ",
+            "ens(neighbours=50, one_step=true)/gist(min_distance=0.25)@all",
+            Strategy("ens", neighbours=50, one_step=True),
+            BatchPolicy("gist", min_distance=0.25),
+            All(),
+        ),
+        (
+            "mix(bald(samples=32)=1, signal(name=a/b@c)=0.5)/top(max_similarity=0.9)@seals(k=7)",
+            "mix(bald(samples=32)=1, signal(name=a/b@c)=0.5)/top(max_similarity=0.9)@seals:7",
+            Mix([(Strategy("bald", samples=32), 1), (Strategy("signal", name="a/b@c"), 0.5)]),
+            BatchPolicy(max_similarity=0.9),
+            Seals(7),
+        ),
+        (
+            "typiclust@random_subset",
+            "typiclust@random_subset:10000",
+            Strategy("typiclust"),
+            BatchPolicy(),
+            RandomSubset(),
+        ),
+        (
+            "direct@anchors:500",
+            "direct@anchors:500",
+            Strategy("direct"),
+            BatchPolicy(),
+            Anchors(500),
+        ),
+        (
+            "direct@anchors(per_class=3)",
+            "direct@anchors(size=1000, per_class=3, neighbours=50)",
+            Strategy("direct"),
+            BatchPolicy(),
+            Anchors(per_class=3),
+        ),
+    ],
+)
+def test_methods_by_name(
+    text: str, name: str, strategy: Any, batch: BatchPolicy, candidates: Any
+) -> None:
+    found = methods.method(text)
+    assert found == methods.Method(name, strategy, candidates, batch)
+    assert methods.method(found.name) == found
+    assert methods.methods(f"{text},{name}, random") == [found, methods.method("random")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("MaxEnt", "BALD-All", "MaxEnt-All@10", "", "a@b", "a@all:3", "a@seals:x", "a@all@all"),
+        *("a(b)", "a(b=1))", "a/b/c", "a@seals(j=1)", "mix(a=x)", "mix(mix(a=1)=1)"),
+        "a/top(class_shares=1)",
+    ],
+)
+def test_unknown_methods_are_refused_in_a_line(name: str) -> None:
+    with pytest.raises(ValueError, match=r"unknown method|parentheses do not match") as caught:
+        methods.method(name)
+    assert repr(name) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_reference_agrees_with_itself(clinc150: Path) -> None:

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from coresift.client.calls.config import All, HeadConfig
 from coresift.client.calls.leases import Pick
-from coresift.client.calls.session import All, HeadConfig, Session
+from coresift.client.calls.session import Session
 from coresift.client.client import Client
 from coresift.client.enums import Phase
+from coresift.client.errors import PreconditionFailed, Reason
 from coresift.client.simulation.dataset import Dataset, Ints
+from coresift.client.simulation.methods import Method, method
 from coresift.client.simulation.protocol import (
     HEAD_C,
     Concept,
-    Method,
     average_precision,
     seed_set,
     session_seed,
@@ -39,6 +41,8 @@ class Plan:
     draw: int
     budget: int
     batch: int
+    cold: bool = False
+    """Without a seed set: the method chooses the first labels too."""
 
 
 @dataclass
@@ -112,16 +116,22 @@ class Oracle:
         return np.array([self._place[pick.item_id] for pick in picks], dtype=np.int64)
 
     def ap(self) -> float:
-        """Average precision of the session's head on the test split."""
-        logits = self._client.head(self._session).logits(self._data.test_vectors)
-        return average_precision(self._test_positive, logits[:, 0])
+        """Average precision of the session's head on the test split; without a head, that of
+        equal scores."""
+        try:
+            scores = self._client.head(self._session).logits(self._data.test_vectors)[:, 0]
+        except PreconditionFailed as error:
+            if error.reason is not Reason.HEAD_NOT_FITTED:
+                raise
+            scores = np.zeros(len(self._test_positive))
+        return average_precision(self._test_positive, scores)
 
     def recall(self) -> float:
         """Positives labelled, of all in the pool."""
         return float((self.labelled & self.positive).sum() / self.positive.sum())
 
     def considered(self) -> float:
-        """Share of the pool that has been labelled or has been a candidate so far."""
+        """Share of the pool that is labelled or a candidate."""
         if isinstance(self._session.candidates, All):
             return 1.0
         return self._client.progress(self._session).considered_share
@@ -137,6 +147,7 @@ def oracle(
     *,
     method: Method,
     seed: int,
+    budget: int | None = None,
 ) -> Iterator[Oracle]:
     """A fresh session for a concept, deleted afterwards."""
     session = client.create_session(
@@ -145,8 +156,10 @@ def oracle(
         CLASSES,
         strategy=method.strategy,
         candidates=method.candidates,
+        batch=method.batch,
         head=HeadConfig(c=HEAD_C),
         seed=seed,
+        label_budget=budget,
         lease_duration=3600,
     )
     try:
@@ -168,9 +181,22 @@ def run(
     out = Run(plan)
     concept, seed = plan.concept, session_seed(plan.concept.number, plan.seed, plan.draw)
     with oracle(
-        client, data, pool, concept.label, place, method=plan.method, seed=seed
+        client,
+        data,
+        pool,
+        concept.label,
+        place,
+        method=plan.method,
+        seed=seed,
+        budget=plan.budget,
     ) as annotator:
-        positions, picks = seed_set(annotator.positive, plan.seed, concept.number), None
+        picks: list[Pick] | None = None
+        if plan.cold:
+            with _timed(out.next_batch_s):
+                picks = annotator.next(min(plan.batch, plan.budget))
+            positions = annotator.positions(picks)
+        else:
+            positions = seed_set(annotator.positive, plan.seed, concept.number)
         while True:
             with _timed(out.add_labels_s):
                 annotator.label(positions, picks)
@@ -193,8 +219,8 @@ def full_supervision(
     client: Client, data: Dataset, pool: str, place: dict[str, int], concept: Concept
 ) -> float:
     """Average precision of the head fitted on the labels of the whole pool."""
-    method = Method("", "max_entropy", All())
-    with oracle(client, data, pool, concept.label, place, method=method, seed=0) as annotator:
+    by = method("max_entropy@all")
+    with oracle(client, data, pool, concept.label, place, method=by, seed=0) as annotator:
         annotator.label(np.arange(len(data.labels)))
         return annotator.ap()
 

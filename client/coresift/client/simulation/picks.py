@@ -10,7 +10,7 @@ from pathlib import Path
 from coresift.client.client import Client
 from coresift.client.simulation.campaign import oracle
 from coresift.client.simulation.dataset import Dataset, DatasetError
-from coresift.client.simulation.protocol import Method, method
+from coresift.client.simulation.methods import Method, method
 
 
 @dataclass(frozen=True)

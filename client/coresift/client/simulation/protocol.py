@@ -1,4 +1,4 @@
-"""The rules of a simulated campaign: concepts, seed sets, methods, measures.
+"""The rules of a simulated campaign: concepts, seed sets, measures.
 
 Active learning on rare concepts: one concept against the rest, five positives and 95 negatives
 to begin with, then batches chosen by a method, the head's average precision on a fixed test
@@ -7,43 +7,20 @@ split measured after each.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from coresift.client.calls.session import All, Candidates, Seals
 from coresift.client.simulation.dataset import Dataset, Ints
 
 SEED_POSITIVES, SEED_NEGATIVES = 5, 95
 HEAD_C = 100.0
-RANDOM_DRAWS = 5
 MOST_CONCEPTS = 10
 LONG_TAIL_CONCEPTS = 5
 LEAST_MEMBERS = 25
 RARE_SHARE = 0.01
 NO_CONCEPTS = frozenset({"other", "oos", "neutral", "none"})
-
-STRATEGIES = {
-    "Random": "random",
-    "MaxEnt": "max_entropy",
-    "MLP": "most_likely_positive",
-}
-
-
-@dataclass(frozen=True)
-class Method:
-    """A strategy on a candidate policy, by its name in the reference (``MaxEnt-SEALS@10``)."""
-
-    name: str
-    strategy: str
-    candidates: Candidates
-
-    @property
-    def draws(self) -> int:
-        """Campaigns a run that differ in the session's seed alone."""
-        return RANDOM_DRAWS if self.strategy == "random" else 1
 
 
 @dataclass(frozen=True)
@@ -53,19 +30,6 @@ class Concept:
     name: str
     label: int
     number: int
-
-
-def method(name: str) -> Method:
-    """The method of a name; `ValueError` says what there is."""
-    match = re.fullmatch(r"(Random|MaxEnt|MLP)-(?:(All)|SEALS(?:@(\d+))?)", name)
-    if match is None:
-        raise ValueError(
-            f"unknown method {name!r}: a method is Random, MaxEnt or MLP, then -All, -SEALS or "
-            "-SEALS@K (for example MaxEnt-SEALS@10)"
-        )
-    strategy, every, k = match.groups()
-    candidates = All() if every else Seals(int(k or 100))
-    return Method(name, STRATEGIES[strategy], candidates)
 
 
 def concepts(data: Dataset) -> list[Concept]:

@@ -19,6 +19,8 @@ from coresift.client.errors import InternalError, NotFound
 from coresift.client.simulation.dataset import Dataset
 
 READY_S = 60.0
+NEIGHBOURS = 100
+"""Nearest items kept with each: seals of up to so many, and ens, read them from the pool."""
 STOP_S = 15.0
 HINT = "pip install 'coresift[server,cpu]', or name a running service with --server"
 
@@ -51,13 +53,14 @@ def own_service(data: Dataset, pool: str) -> Iterator[str]:
 
 
 def build_pool(data: Dataset, pool: str, folder: Path) -> None:
-    """Build the pool of a data set into ``folder/pool``."""
+    """Build the pool of a data set into ``folder/pool``, with a table of its neighbours."""
+    neighbours = min(NEIGHBOURS, len(data.item_ids) - 1)
     # float32: a pool that keeps float16 would round the normalised rows once more.
     np.save(folder / "embeddings.npy", data.vectors)
     (folder / "ids.txt").write_text("".join(f"{item_id}\n" for item_id in data.item_ids))
     command = [*_coresift("pool", "build"), str(folder / "embeddings.npy")]
     command += ["--ids", str(folder / "ids.txt"), "--out", str(folder / "pool")]
-    command += ["--name", pool, "--metric", "cosine"]
+    command += ["--name", pool, "--metric", "cosine", "--neighbours", str(neighbours)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise ServerFailure(_why("coresift pool build failed", done.stderr + done.stdout))
