@@ -33,7 +33,7 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "coresift_stage_seconds",
-            "Time of a stage of selection: catch_up, fit, neighbours, score, claim.",
+            "Time of a stage: catch_up, fit, neighbours, score, review, arrange, claim.",
             ["stage"],
             buckets=FAST,
             registry=registry,

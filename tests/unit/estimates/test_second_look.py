@@ -6,15 +6,23 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
+from coresift.server.arrays import Float64s, Rows
 from coresift.server.estimates.second_look import (
     class_probabilities,
     cross_fitted_logits,
-    cross_fitted_losses,
+    losses_of,
 )
 from coresift.server.head import HeadConfig, Task, TrainingSet, fit
 from coresift.server.selection.priority import priorities
 
 CONFIG = HeadConfig(c=10.0)
+
+
+def cross_fitted_losses(
+    task: Task, config: HeadConfig, training: TrainingSet, rows: Rows, seed: int, folds: int = 5
+) -> Float64s:
+    logits = cross_fitted_logits(task, config, training, rows, seed, folds)
+    return losses_of(task, logits, training.targets, training.opposed)
 
 
 def training_set(seed: int, task: Task, items: int, classes: int) -> TrainingSet:

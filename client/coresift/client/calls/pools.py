@@ -62,16 +62,12 @@ class FoundItems:
     missing: tuple[str, ...]
 
 
-def get_items(
-    pool: str, item_ids: Sequence[str], *, pool_version: str = ""
-) -> Flow[FoundItems]:
+def get_items(pool: str, item_ids: Sequence[str], *, pool_version: str = "") -> Flow[FoundItems]:
     """Metadata of any number of items, and which ids the pool lacks. NotFound: POOL_NOT_FOUND."""
     metadata: dict[str, Mapping[str, str]] = {}
     missing: list[str] = []
     for part in parts(len(item_ids), MOST_ITEMS):
-        request = pb.GetItemsRequest(
-            pool=pool, pool_version=pool_version, item_ids=item_ids[part]
-        )
+        request = pb.GetItemsRequest(pool=pool, pool_version=pool_version, item_ids=item_ids[part])
         reply = yield from call(ITEMS, request)
         metadata |= {item.item_id: dict(item.metadata) for item in reply.items}
         missing.extend(reply.missing)

@@ -38,17 +38,6 @@ def cross_fitted_logits(
     return logits
 
 
-def cross_fitted_losses(
-    task: Task, config: HeadConfig, training: TrainingSet, rows: Rows, seed: int, folds: int = 5
-) -> Float64s:
-    """Mean negative log-probability, in nats, of each item's given label; float64 [n].
-
-    Under the heads of `cross_fitted_logits`; see `losses_of`.
-    """
-    logits = cross_fitted_logits(task, config, training, rows, seed, folds)
-    return losses_of(task, logits, training.targets, training.opposed)
-
-
 def losses_of(task: Task, logits: Float64s, targets: Float64s, opposed: Float64s) -> Float64s:
     """Mean negative log-probability, in nats, of targets as in `TrainingSet`; float64 [n].
 

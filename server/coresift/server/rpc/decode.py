@@ -142,8 +142,8 @@ def _groups(given: pb.SessionConfig) -> dict[str, Any]:
         if given.HasField("groups") and rule != pb.GroupRule():
             raise invalid("config.groups.column", "is required")
         return {"groups": None}
-    one_lease = rule.one_lease or rule.one_label
-    return {"groups": GroupRule(rule.column, rule.max_per_batch or 1, one_lease, rule.one_label)}
+    most = rule.max_per_batch or 1
+    return {"groups": GroupRule(rule.column, most, rule.one_lease, rule.one_label)}
 
 
 def _stop(given: pb.SessionConfig) -> dict[str, Any]:

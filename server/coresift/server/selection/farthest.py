@@ -17,10 +17,10 @@ from coresift.server.selection.strategy import EVERY_TASK, Ranked, Ranker, Setti
 
 FRONTIER = 1_024
 """Candidates whose distances are kept exact: those that may be farthest."""
-BLOCK = 4_096
+BLOCK = 2_048
 """Candidates of one float32 product."""
-CENTRES = 1_024
-"""Centres of one float32 product."""
+CENTRES = 256
+"""Centres of one float32 product: with the candidates 2 MiB, which the allocator keeps."""
 
 
 @dataclass(frozen=True, slots=True)

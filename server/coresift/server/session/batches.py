@@ -195,10 +195,11 @@ class Batches:
         def work() -> list[Proposed]:
             return chosen(offered, ranking, wanted, lambda n: expansion(ranking, near, blocked, n))
 
-        if short or not is_plain(ranking.snapshot.config):
-            found = await self._workers.run(work)
-        else:
-            found = work()
+        with self._metrics.stage("arrange"):
+            if short or not is_plain(ranking.snapshot.config):
+                found = await self._workers.run(work)
+            else:
+                found = work()
         return offered.offset, _packed(ranking, found)
 
     async def _near_leased(self, live: LiveSession) -> Rows:

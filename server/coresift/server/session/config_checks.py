@@ -35,7 +35,9 @@ def complete(config: SessionConfig, pool: Pool) -> SessionConfig:
     _check_candidates(config, pool)
     _check_batch(config)
     if config.groups is not None:
-        _check_groups(config.groups, pool)
+        rule = config.groups
+        config = replace(config, groups=replace(rule, one_lease=rule.one_lease or rule.one_label))
+        _check_groups(rule, pool)
     _check_stop(config)
     if not 0 < config.head.c <= 1e6:
         raise invalid("config.head.c", f"must be in (0, 1e6], got {config.head.c}")
@@ -132,7 +134,7 @@ def _check_groups(rule: GroupRule, pool: Pool) -> None:
         raise invalid(
             "config.groups.max_per_batch", f"must be 1..{MAX_GROUP_ITEMS}, got {rule.max_per_batch}"
         )
-    if rule.one_lease and rule.max_per_batch != 1:
+    if (rule.one_lease or rule.one_label) and rule.max_per_batch != 1:
         raise invalid(
             "config.groups.max_per_batch", "must be 1 where a group has one lease or one label"
         )
