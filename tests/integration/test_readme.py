@@ -12,6 +12,10 @@ import coresift.client
 from coresift.server.pool.builder import BuildOptions, InputFiles, build_pool
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = ("client", "deploy", "proto", "server", "tests")
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(page for own in FOLDERS for page in (ROOT / own).rglob("*.md"))]
+)
 DATA = ROOT / "tests" / "data" / "clinc150"
 
 
@@ -48,3 +52,10 @@ def test_every_call_of_the_api_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     for call in re.findall(r"^  rpc (\w+)", proto, re.M):
         assert call in readme
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)", page.read_text())
+    paths = [target.partition("#")[0] for target in targets if not re.match(r"\w+:|#", target)]
+    assert [path for path in paths if not (page.parent / path).is_file()] == []

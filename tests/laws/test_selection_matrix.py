@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from tests.fixtures.pools import make_pool
+from tests.fixtures.proposing import proposed
 
 from coresift.server.head import HeadConfig, Task
 from coresift.server.pool.pool import Pool
@@ -24,12 +25,12 @@ from coresift.server.selection.candidates import (
 from coresift.server.selection.registry import BATCH_POLICIES, STRATEGIES, Choice, strategy_of
 from coresift.server.selection.strategy import Setting
 from coresift.server.session import candidates as candidate_module
-from coresift.server.session.candidates import Candidates, candidates_of
+from coresift.server.session import ranking as ranking_module
+from coresift.server.session.candidates import Candidates, candidates_of, seeds_of
 from coresift.server.session.config import BatchConfig, Component, SessionConfig
 from coresift.server.session.labels import ClassSets, pack_class, pack_sets
 from coresift.server.session.materials import HashOrder, Materials
-from coresift.server.session.proposals import chosen, is_short, offer
-from coresift.server.session.ranking import Ranking, deeper, rank
+from coresift.server.session.ranking import PickReason, Ranking, rank
 from coresift.server.session.snapshot import Snapshot, head_state
 from coresift.server.session.view import View
 from coresift.server.state.entries import GrantEntry, LabelsEntry, ReleaseEntry
@@ -133,18 +134,16 @@ def materials_of(pool: Pool, config: SessionConfig) -> Materials:
 def ranked(pool: Pool, config: SessionConfig, view: View) -> Ranking:
     materials, snapshot = materials_of(pool, config), Snapshot.of(view)
     k = min(neighbours_of(config.candidates), N - 1)
-    found = candidates_of(materials, snapshot, lambda rows: pool.neighbours(rows, k))
+    seeds = seeds_of(snapshot)
+    near = np.empty((0, 0), np.int32) if seeds is None else pool.neighbours(seeds, k)
+    found = candidates_of(materials, snapshot, seeds, near)
     return rank(materials, head_state(materials, snapshot), found)
 
 
 def batch(ranking: Ranking, view: View, size: int) -> list[int]:
-    offered = offer(ranking, view, "me", size)
-    while any(free.has_more and len(free.places) < size for free in offered.free):
-        ranking = deeper(ranking)
-        offered = offer(ranking, view, "me", size)
-    found = chosen(offered, ranking, size, lambda count: [])
-    assert len(found) == size or is_short(offered, size)
-    return [p.row for p in found]
+    found = proposed(ranking, view, size, "me")
+    assert len(found) == len({p.row for p in found})
+    return [p.row for p in found if p.reason is PickReason.EXPLOIT]
 
 
 def fits(pool: Pool, name: str, task: Task) -> bool:
@@ -178,6 +177,9 @@ def test_every_order_keeps_to_its_candidates(
     assert np.array_equal(again.orders[0].scored.scores, scores)
 
     monkeypatch.setattr(candidate_module, "BLOCK", 17)
+    monkeypatch.setattr(ranking_module, "BLOCK", 17)
+    for compute in pool._vectors.computes:  # 64 rows, the least a scan takes
+        monkeypatch.setattr(compute, "block_bytes", 1)
     found = ranking.candidates
     if found is not None:  # the same rows in runs of their own, as a live session has them
         grown = Candidates(np.empty(0, np.int32))

@@ -106,16 +106,17 @@ def test_a_session_is_read_as_it_was_made(client: Client) -> None:
         "candidates": RandomSubset(50),
         "filter": 'split == "train"',
         "batch": BatchPolicy("top", max_similarity=0.99, class_shares={"positive": 0.5}),
-        "groups": Groups("video", one_label=True),
+        "groups": Groups("video", one_lease=True),
         "explore_fraction": 0.25,
         "validation_size": 10,
         "stop": StopRule(0.9, confidence=0.9),
         "label_budget": 100,
     }
     session = client.create_session("old", **given)  # type: ignore[arg-type]
-    expected = given | {"groups": Groups("video", one_lease=True, one_label=True)}
-    assert {name: getattr(session, name) for name in given} == expected
+    assert {name: getattr(session, name) for name in given} == given
     assert client.get_session(session) == session
+    implied = client.create_session("old", groups=Groups("video", one_label=True))
+    assert implied.groups == Groups("video", one_lease=True, one_label=True)
     changed = client.update_session(
         session, strategy="margin", groups=None, stop=None, batch="top", explore_fraction=0
     )

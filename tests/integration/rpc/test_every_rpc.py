@@ -93,14 +93,14 @@ def test_create_session(client: Client) -> None:
         candidates=Anchors(50, per_class=3, neighbours=7),
         filter="text != 'a spam'",
         batch=batch,
-        groups=Groups("uri", one_label=True),
+        groups=Groups("uri", one_lease=True),
         explore_fraction=0.25,
         validation_size=12,
         stop=StopRule(0.9, confidence=0.8, class_name="eggs"),
     )
     assert (full.strategy, full.batch, full.filter) == (mix, batch, "text != 'a spam'")
     assert full.candidates == Anchors(50, per_class=3, neighbours=7)
-    assert full.groups == Groups("uri", one_lease=True, one_label=True)
+    assert full.groups == Groups("uri", one_lease=True)
     assert (full.explore_fraction, full.validation_size) == (0.25, 12)
     assert full.stop == StopRule(0.9, confidence=0.8, class_name="eggs")
     assert client.get_session(full) == full

@@ -371,8 +371,8 @@ WEIGHTS, BIAS = "prior_head.weights", "prior_head.bias"
                 WEIGHTS,
             ),
             ("two classes", with_prior(weights=floats(2 * DIMENSION), bias=floats(2)), WEIGHTS),
-            ("NaN weight", with_prior(weights=floats(DIMENSION, math.nan)), "prior_head"),
-            ("infinite bias", with_prior(bias=floats(1, math.inf)), "prior_head"),
+            ("NaN weight", with_prior(weights=floats(DIMENSION, math.nan)), "prior_head.weights"),
+            ("infinite bias", with_prior(bias=floats(1, math.inf)), "prior_head.bias"),
         )
     )
 )

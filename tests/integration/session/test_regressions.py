@@ -27,6 +27,7 @@ from coresift.server.pool.builder import AppendOptions, append_pool
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All, Seals
 from coresift.server.session import signals
+from coresift.server.session.advice import StopAdvice
 from coresift.server.session.candidates import Candidates
 from coresift.server.session.config import BatchConfig, GroupRule, SessionConfig
 from coresift.server.session.labels import pack_class
@@ -424,3 +425,23 @@ async def test_a_purge_goes_on_behind_a_session_of_a_newer_format(store: RedisSt
     assert await client.exists(SessionKeys(newer.uid).of_script()[0]) == 1
     assert await client.zscore(DELETED, places[0]) > 0  # for a replica that knows the format
     await client.zrem(DELETED, places[0])
+
+
+async def test_a_further_item_of_a_labelled_group_is_not_waited_for(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """It lacks votes, but nobody is offered it: the session is done."""
+    X = np.random.default_rng(2).standard_normal((6, 4)).astype(np.float32)
+    pool = make_pool(tmp_path, X, metadata=[{"group": "one"}] * 4 + [{"group": "two"}] * 2)
+    replica = await Replica.start(redis_url, [pool])
+    rule = GroupRule("group", one_label=True)
+    session = await replica.create(pool, groups=rule, votes_per_item=2, candidates=All())
+    for row in (2, 1, 4):  # labels without a lease may stand on several items of a group
+        await replica.label(session, {row: YES}, "eve")
+        assert (await replica.progress(session)).advice is not StopAdvice.POOL_EXHAUSTED
+    batch = await replica.next_batch(session, "ann")
+    assert sorted(rows_of(batch)) == [2, 4]
+    await replica.label(session, dict.fromkeys(rows_of(batch), NO), "ann", leased=True)
+    assert (await replica.next_batch(session, "bob")).phase == "EXHAUSTED"
+    assert (await replica.progress(session)).advice is StopAdvice.POOL_EXHAUSTED
+    await replica.stop()

@@ -34,9 +34,10 @@ from coresift.client import (
     Task,
 )
 from coresift.server import head as heads
+from coresift.server.cross_fitting import cross_fitted_logits
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All as AllRows
-from coresift.server.selection.imbalance import cross_fitted_logits, stratified_folds
+from coresift.server.selection.imbalance import stratified_folds
 from coresift.server.selection.laplace import posterior_draws
 from coresift.server.selection.priority import random_order
 from coresift.server.selection.strategy import Situation
@@ -274,8 +275,9 @@ def near_the_threshold(case: Case, vectors: Floats) -> Floats:
     situation = case.situation()
     positive = situation.targets[:, 0] > 0
     folds = stratified_folds(situation, positive, 5)
-    logits, known = cross_fitted_logits(situation.head_config, situation.training, folds)
-    assert known.all()
+    task, config, training = situation.task, situation.head_config, situation.training
+    logits = cross_fitted_logits(task, config, training, folds)[:, 0]
+    assert np.isfinite(logits).all()
     values = sorted(logits.tolist())
     tried = [(a + b) / 2 for a, b in pairwise(values)]
     error = {

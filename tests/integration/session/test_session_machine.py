@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,15 @@ from tests.fixtures.pools import make_pool
 from tests.fixtures.replicas import Replica, now, only, rows_of
 from tests.fixtures.sessions import a_request
 
+from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import HeadConfig, Task
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All, Anchors, CandidatePolicy, RandomSubset, Seals
 from coresift.server.selection.registry import Choice
+from coresift.server.session.advice import StopAdvice
 from coresift.server.session.batches import Ask, Batch
-from coresift.server.session.config import BatchConfig, Component
+from coresift.server.session.config import BatchConfig, Component, GroupRule
 from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets, unpack
-from coresift.server.session.progress import StopAdvice
 from coresift.server.session.proposals import chosen, offer
 from coresift.server.session.ranking import PickReason
 from coresift.server.session.replay import read_log, replay
@@ -38,6 +40,13 @@ from coresift.server.state.store import RETRACTION, Outcome, Release
 
 ITEMS = 7
 ANCHORS = Anchors(size=3, per_class=1, neighbours=2)
+GROUPS = {0: "a", 1: "a", 2: "a", 3: "b", 4: "b", 6: "b"}
+"""Row 5 is in no group."""
+ADMITTED = {1, 2, 3, 4, 5}
+FILTER = 'split == "train"'
+FALLING = {"random", "max_entropy", "margin", "most_likely_positive"}
+"""Strategies whose scores fall along their order."""
+ANYONE = "someone new"
 annotators = st.sampled_from(["ann", "bob", "cyd"])
 replicas = st.integers(0, 1)
 sizes = st.sampled_from([1, 2, ITEMS])
@@ -56,10 +65,16 @@ VALUES = {
 
 @dataclass
 class Model:
-    """What a session must be. Leases are live until they are taken out here."""
+    """What a session must be. Leases are live until they are taken out here.
+
+    ``votes`` holds the rows in the order in which they got the first of their votes.
+    """
 
     quota: int
     budget: int | None
+    rule: GroupRule | None = None
+    eligible: set[int] = field(default_factory=lambda: set(range(ITEMS)))
+    extra: dict[int, int] = field(default_factory=dict)
     votes: dict[int, dict[str, bytes]] = field(default_factory=dict)
     leases: set[tuple[int, str]] = field(default_factory=set)
     skips: set[tuple[int, str]] = field(default_factory=set)
@@ -76,17 +91,57 @@ class Model:
             return ITEMS
         return max(0, self.budget - self.vote_count() - len(self.leases))
 
+    def quota_of(self, row: int) -> int:
+        return self.quota + self.extra.get(row, 0)
+
+    def is_open(self, row: int, annotator: str, leases: set[tuple[int, str]]) -> bool:
+        """Whether the annotator has done nothing with the row, and its group is not leased."""
+        mine = annotator in self.votes.get(row, {}) or (row, annotator) in leases
+        given_up = row in self.hidden or (row, annotator) in self.skips
+        return not mine and not given_up and not self.group_is_leased(row, leases)
+
+    def group_is_leased(self, row: int, leases: set[tuple[int, str]]) -> bool:
+        """Whether a rule keeps the row back because another one of its group is leased."""
+        if self.rule is None or not self.rule.one_lease or row not in GROUPS:
+            return False
+        return any(at != row and GROUPS.get(at) == GROUPS[row] for at, _ in leases)
+
+    def group_is_labelled(self, row: int) -> bool:
+        """Whether a rule keeps the row back because another one of its group got the label."""
+        if self.rule is None or not self.rule.one_label or row not in GROUPS:
+            return False
+        labelled = [at for at in self.votes if GROUPS.get(at) == GROUPS[row]]
+        return labelled[:1] not in ([], [row])
+
     def free(self, annotator: str, leases: set[tuple[int, str]]) -> set[int]:
-        """Guarantee 2 of the design, word for word."""
+        """Guarantee 2 of the design, word for word; and the filter and the rule for groups."""
         rows = set()
-        for row in range(ITEMS):
-            votes = self.votes.get(row, {})
+        for row in self.eligible:
             live = sum(at == row for at, _ in leases)
-            mine = annotator in votes or (row, annotator) in leases
-            given_up = row in self.hidden or (row, annotator) in self.skips
-            if not mine and not given_up and live + len(votes) + 1 <= self.quota:
+            fits = live + len(self.votes.get(row, {})) + 1 <= self.quota_of(row)
+            is_open = self.is_open(row, annotator, leases)
+            if fits and is_open and not self.group_is_labelled(row):
                 rows.add(row)
         return rows
+
+    def free_for_review(self, annotator: str) -> set[int]:
+        """Rows with a vote for a class, of other annotators; nobody holds them or they lack
+        votes."""
+        rows = set()
+        for row, votes in self.votes.items():
+            live = sum(at == row for at, _ in self.leases)
+            fits = live == 0 or live + len(votes) + 1 <= self.quota_of(row)
+            says_something = any(value != UNSURE for value in votes.values())
+            if fits and says_something and self.is_open(row, annotator, self.leases):
+                rows.add(row)
+        return rows
+
+    def grant(self, rows: list[int], annotator: str, *, review: bool = False) -> None:
+        self.leases |= {(row, annotator) for row in rows}
+        for row in rows if review else ():
+            filled = len(self.votes[row]) + sum(at == row for at, _ in self.leases)
+            if filled > self.quota_of(row):
+                self.extra[row] = filled - self.quota
 
     def comes_back(self, annotator: str) -> bool:
         """Whether the end of leases would give the annotator something."""
@@ -99,17 +154,21 @@ class Model:
         return bool(self.free(annotator, own))
 
     def label(self, row: int, annotator: str, value: bytes, leased: bool) -> Outcome:
-        votes = self.votes.setdefault(row, {})
+        votes = dict(self.votes.get(row, {}))
         before = votes.get(annotator, RETRACTION)
         if value == before:
             return Outcome.UNCHANGED
         if value == RETRACTION:
             del votes[annotator]
+            self.votes[row] = votes
+            if not votes:
+                del self.votes[row]
             return Outcome.RETRACTED
         votes[annotator] = value
+        self.votes[row] = votes
         if before != RETRACTION:
             return Outcome.CORRECTED
-        if len(votes) > self.quota:
+        if len(votes) > self.quota_of(row):
             return Outcome.SURPLUS
         late = leased and (row, annotator) not in self.leases
         return Outcome.LATE if late else Outcome.NEW
@@ -164,7 +223,7 @@ class SessionMachine(RuleBasedStateMachine):
             )
         )
         self.model = Model(quota, budget)
-        self.is_mixed = False
+        self.config: dict[str, Any] = {}
         for row in range(labels):
             self._label(0, [row], "eve", False, VALUES[task][row % 2])
 
@@ -180,8 +239,9 @@ class SessionMachine(RuleBasedStateMachine):
     async def everyone_would_pick_the_same(self) -> None:
         fresh = await Replica.start(self.url, [self.pool])
         try:
-            report = replay(fresh.loader, await read_log(fresh.store, self.id))
-            assert not report.differences
+            for each in (fresh, *self.replicas):
+                report = replay(each.loader, await read_log(each.store, self.id))
+                assert not report.differences
             for annotator in ("ann", "dee"):
                 picks = [
                     await self._would_pick(each, annotator) for each in (fresh, *self.replicas)
@@ -194,31 +254,59 @@ class SessionMachine(RuleBasedStateMachine):
         live = await replica.live(self.id)
         ranking = await live.ranked(now())
         assert ranking.snapshot.revision == self.model.revision
-        offered = offer(ranking, live.view, annotator, ITEMS)
+        offered = offer(ranking, live.view, annotator, ITEMS, ITEMS)
         found = chosen(offered, ranking, ITEMS, lambda count: [])
+        if ranking.state.head is not None:
+            review = await live.reviewed(now())
+            offered = offer(review, live.view, annotator, ITEMS, ITEMS)
+            found += chosen(offered, review, ITEMS, lambda count: [])
         return [(p.row, repr(p.score), p.predicted, p.reason) for p in found]
 
-    def check_batch(self, batch: Batch, annotator: str, size: int) -> None:
+    def check_rows(self, batch: Batch, free: set[int], size: int) -> None:
+        """What holds for new items and for second looks."""
         model, rows = self.model, rows_of(batch)
-        free = model.free(annotator, model.leases)
         assert len(set(rows)) == len(rows) <= min(size, model.room())
         assert set(rows) <= free
         assert bool(rows) == bool(free and model.room())
+        if model.rule is not None and model.rule.one_lease:
+            in_groups = Counter(GROUPS[row] for row in rows if row in GROUPS)
+            assert max(in_groups.values(), default=0) <= 1
         assert batch.revision == model.revision
         assert batch.config_version == model.config_version
         if batch.head_version:
             assert batch.head_version.startswith(f"r{model.revision}-")
-        if not rows:
-            assert batch.deadline_ms is None
-            assert batch.phase == ("WAITING" if model.comes_back(annotator) else "EXHAUSTED")
-            assert (batch.next_available_ms is not None) == (batch.phase == "WAITING")
-        else:
+        if rows:
             assert batch.phase in {"COLD_START", "SELECTING"}
+        else:
+            assert batch.phase in {"WAITING", "EXHAUSTED"}
+            assert batch.deadline_ms is None
+            assert (batch.next_available_ms is not None) == (batch.phase == "WAITING")
+
+    def check_batch(self, batch: Batch, annotator: str, size: int) -> None:
+        model, rows = self.model, rows_of(batch)
+        self.check_rows(batch, model.free(annotator, model.leases), size)
+        if model.rule is not None:
+            in_groups = Counter(GROUPS[row] for row in rows if row in GROUPS)
+            assert max(in_groups.values(), default=0) <= model.rule.max_per_batch
+        if not rows:
+            comes_back = model.comes_back(annotator)
+            has_one_lease = model.rule is not None and model.rule.one_lease
+            # A lease may keep its group back: who waits in vain for it learns so when it ends.
+            waits = comes_back or (has_one_lease and batch.phase == "WAITING")
+            assert not waits or model.leases
+            assert batch.phase == ("WAITING" if waits else "EXHAUSTED")
         scores = [pick.score for pick in batch.picks if pick.reason is PickReason.EXPLOIT]
-        assert self.is_mixed or scores == sorted(scores, reverse=True)
+        assert not self.scores_fall() or scores == sorted(scores, reverse=True)
         for pick in batch.picks:
             assert (pick.reason is PickReason.UNDER_VOTED) == bool(model.votes.get(pick.row))
-        model.leases |= {(row, annotator) for row in rows}
+        model.grant(rows, annotator)
+
+    def scores_fall(self) -> bool:
+        """Whether a batch has its scores in order."""
+        mix = self.config.get("mix", only("max_entropy"))
+        batch = self.config.get("batch", BatchConfig())
+        is_top = batch.policy.name == "top" and not batch.class_shares
+        return is_top and len(mix) == 1 and mix[0].strategy.name in FALLING
 
     @rule(at=replicas, annotator=annotators)
     def take_and_label(self, at: int, annotator: str) -> None:
@@ -246,6 +334,43 @@ class SessionMachine(RuleBasedStateMachine):
             self.answers.append((ask, batch))
 
     @rule(at=replicas, annotator=annotators, size=sizes)
+    def review(self, at: int, annotator: str, size: int) -> None:
+        replica = self.replicas[at]
+        ask = Ask(a_request(), annotator, size, None, None, review=True)
+        live = self.run(replica.live(self.id))
+        if self.run(live.fitted(now())).head is None:
+            with pytest.raises(CoresiftError) as caught:
+                self.run(replica.batches.next(live, ask))
+            assert caught.value.reason is Reason.HEAD_NOT_FITTED
+            return
+        batch = self.run(replica.batches.next(live, ask))
+        self.check_rows(batch, self.model.free_for_review(annotator), size)
+        assert batch.head_version
+        scores = [pick.score for pick in batch.picks]
+        assert scores == sorted(scores, reverse=True)
+        assert {pick.reason for pick in batch.picks} <= {PickReason.REVIEW}
+        self.model.grant(rows_of(batch), annotator, review=True)
+        if batch.picks:
+            self.answers.append((ask, batch))
+
+    @precondition(lambda self: self.model.rule is None or not self.model.rule.one_label)
+    @rule(at=replicas, annotator=annotators, size=sizes)
+    def next_batch_by_old_labels(self, at: int, annotator: str, size: int) -> None:
+        """The replica need not know the newest labels; what it grants is free all the same."""
+        replica, model = self.replicas[at], self.model
+        ask = Ask(a_request(), annotator, size, None, 0)
+        live = self.run(replica.live(self.id))
+        batch = self.run(replica.batches.next(live, ask))
+        rows = rows_of(batch)
+        assert len(set(rows)) == len(rows) <= min(size, model.room())
+        assert set(rows) <= model.free(annotator, model.leases)
+        assert batch.revision <= model.revision
+        assert batch.config_version == model.config_version
+        model.grant(rows, annotator)
+        if batch.picks:
+            self.answers.append((ask, batch))
+
+    @rule(at=replicas, annotator=annotators, size=sizes)
     def next_batch_that_expires(self, at: int, annotator: str, size: int) -> None:
         replica = self.replicas[at]
         batch = self.run(replica.next_batch(self.id, annotator, size, lease_ms=1))
@@ -266,6 +391,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert [pick.token for pick in again.picks] == [pick.token for pick in before.picks]
         assert (again.phase, again.deadline_ms) == (before.phase, before.deadline_ms)
         assert (again.revision, again.head_version) == (before.revision, before.head_version)
+        assert again.details == before.details
 
     @rule(at=replicas, rows=some_rows, annotator=annotators, leased=st.booleans(), data=st.data())
     def label(
@@ -323,15 +449,37 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule(at=replicas, data=st.data())
     def configure(self, at: int, data: st.DataObject) -> None:
-        names = ["random", "max_entropy", "margin"]
+        mixes = [*map(only, ["random", "max_entropy", "margin", "typiclust", "k_center"])]
+        mixes.append(only("probcover", sample=100))
         if self.task is Task.BINARY:
-            names.append("most_likely_positive")
-        mixes = [(Component(Choice(names[-1]), 2), Component(Choice("random")))]
+            mixes.append(only("most_likely_positive"))
+            mixes.append(only("ens", neighbours=3, horizon=4))
+        mixes += [
+            (Component(mixes[-1][0].strategy, 2), Component(Choice("random"))),
+            (Component(Choice("k_center")), *mixes[-1]),
+        ]
+        batches = [
+            BatchConfig(),
+            BatchConfig(max_similarity=0.999),
+            *(
+                BatchConfig(Choice(name, (("oversampling", 2),)), max_similarity)
+                for name in ("cluster_margin", "gist", "power")
+                for max_similarity in (None, 0.999)
+            ),
+            BatchConfig(Choice("badge")),
+        ]
+        if self.task is not Task.MULTILABEL:
+            shares = (("positive" if self.task is Task.BINARY else "c", 0.5),)
+            batches += [BatchConfig(class_shares=shares), BatchConfig(Choice("badge"), 0.9, shares)]
         policies = [All(), Seals(1), Seals(3), Seals(5), RandomSubset(2), ANCHORS]
+        rules = [None, *(GroupRule("group", most) for most in (1, 2))]
+        rules += [GroupRule("group", one_lease=True), GroupRule("group", one_label=True)]
         choices = {
-            "mix": st.sampled_from([*map(only, names), *mixes]),
+            "mix": st.sampled_from(mixes),
             "candidates": st.sampled_from(policies),
-            "batch": st.sampled_from([BatchConfig(), BatchConfig(max_similarity=0.999)]),
+            "filter": st.sampled_from(["", FILTER]),
+            "groups": st.sampled_from(rules),
+            "batch": st.sampled_from(batches),
             "explore_fraction": st.sampled_from([0.0, 0.4, 1.0]),
             "validation_size": st.sampled_from([0, 2]),
             "votes_per_item": st.integers(1, 3),
@@ -339,17 +487,31 @@ class SessionMachine(RuleBasedStateMachine):
             "head": st.sampled_from([HeadConfig(), HeadConfig(1.0, "balanced")]),
         }
         field = data.draw(st.sampled_from(sorted(choices)))
-        self._configure(at, {field: data.draw(choices[field])})
+        changes: dict[str, Any] = {field: data.draw(choices[field])}
+        if field in {"explore_fraction", "validation_size"} and changes[field]:
+            rule = self.model.rule
+            if rule is not None and rule.one_label:  # such a sample could not be labelled whole
+                changes["groups"] = None
+        elif field == "groups" and changes[field] is not None and changes[field].one_label:
+            changes |= {"explore_fraction": 0.0, "validation_size": 0}
+        self._configure(at, changes)
 
     def _configure(self, at: int, changes: dict[str, Any]) -> None:
         update = self.replicas[at].lifecycle.update(self.id, changes, None, a_request())
         record = self.run(update)
-        self.model.config_version += 1
-        assert record.config_version == self.model.config_version
-        self.model.quota = changes.get("votes_per_item", self.model.quota)
-        self.model.budget = changes.get("label_budget", self.model.budget)
-        if "mix" in changes:
-            self.is_mixed = len(changes["mix"]) > 1
+        model = self.model
+        model.config_version += 1
+        assert record.config_version == model.config_version
+        model.quota = changes.get("votes_per_item", model.quota)
+        model.budget = changes.get("label_budget", model.budget)
+        self.config |= changes
+        if "filter" in changes:
+            model.eligible = ADMITTED if changes["filter"] else set(range(ITEMS))
+        if "groups" in changes:
+            rule = changes["groups"]
+            if rule is not None:
+                rule = replace(rule, one_lease=rule.one_lease or rule.one_label)
+            model.rule = rule
 
     @rule(at=replicas)
     def progress(self, at: int) -> None:
@@ -359,17 +521,17 @@ class SessionMachine(RuleBasedStateMachine):
         assert found.revision == model.revision
         assert found.config_version == model.config_version
         assert found.votes == len(votes)
-        assert found.labelled_items == sum(map(bool, model.votes.values()))
+        assert found.labelled_items == len(model.votes)
+        assert found.eligible_items == len(model.eligible)
         assert found.unsure_votes == votes.count(UNSURE)
         assert found.live_leases == len(model.leases)
         assert found.hidden_items == len(model.hidden)
         is_spent = model.budget is not None and len(votes) >= model.budget
         assert (found.advice is StopAdvice.BUDGET_SPENT) == is_spent
-        done = {row for row, item in model.votes.items() if len(item) >= model.quota}
-        is_exhausted = done | model.hidden == set(range(ITEMS))
+        is_exhausted = not model.free(ANYONE, set())
         assert (found.advice is StopAdvice.POOL_EXHAUSTED) == (is_exhausted and not is_spent)
         assert 0 <= found.considered_share <= 1
-        assert found.candidates <= ITEMS - found.labelled_items
+        assert found.candidates <= len(model.eligible - model.votes.keys())
         values = [unpack(value) for value in votes]
         for number, (_, present, absent) in enumerate(found.classes):
             if self.task is Task.MULTILABEL:
@@ -392,7 +554,13 @@ def run_machine(redis_url: str, folder: Path, examples: int) -> None:
     X = chance.standard_normal((ITEMS, 6)).astype(np.float32)
     X[: ITEMS // 2] += 2
     X[-1] = X[0]
-    SessionMachine.url, SessionMachine.pool = redis_url, make_pool(folder, X)
+    metadata = [
+        {"split": "train" if row in ADMITTED else "test"}
+        | ({"group": GROUPS[row]} if row in GROUPS else {})
+        for row in range(ITEMS)
+    ]
+    SessionMachine.url = redis_url
+    SessionMachine.pool = make_pool(folder, X, metadata=metadata, neighbours=3)
     run_state_machine_as_test(
         SessionMachine,
         settings=settings(

@@ -106,7 +106,7 @@ class Model:
             return False
         # The votes are in the order in which their rows got the first one.
         labelled = [at for at in self.votes if self.groups[at] == self.groups[row]]
-        return not one_label or not labelled or labelled[0] == row
+        return not one_label or not labelled or row in self.votes
 
     def claim(
         self, proposed: list[int], annotator: str, size: int, review: bool, one_label: bool

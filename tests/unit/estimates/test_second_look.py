@@ -7,11 +7,8 @@ import pytest
 from scipy.special import expit, softmax
 
 from coresift.server.arrays import Float64s, Rows
-from coresift.server.estimates.second_look import (
-    class_probabilities,
-    cross_fitted_logits,
-    losses_of,
-)
+from coresift.server.cross_fitting import cross_fitted_logits
+from coresift.server.estimates.second_look import class_probabilities, fold_of, losses_of
 from coresift.server.head import HeadConfig, Task, TrainingSet, fit
 from coresift.server.selection.priority import priorities
 
@@ -21,7 +18,7 @@ CONFIG = HeadConfig(c=10.0)
 def cross_fitted_losses(
     task: Task, config: HeadConfig, training: TrainingSet, rows: Rows, seed: int, folds: int = 5
 ) -> Float64s:
-    logits = cross_fitted_logits(task, config, training, rows, seed, folds)
+    logits = cross_fitted_logits(task, config, training, fold_of(rows, seed, folds))
     return losses_of(task, logits, training.targets, training.opposed)
 
 
@@ -100,7 +97,7 @@ def test_what_no_head_can_tell_counts_nothing(task: Task) -> None:
     targets[:, 0] = 1
     training = TrainingSet(X, targets, np.zeros((4, classes)))
     assert cross_fitted_losses(task, CONFIG, training, rows, seed=0).tolist() == [0] * 4
-    logits = cross_fitted_logits(task, CONFIG, training, rows, seed=0)
+    logits = cross_fitted_logits(task, CONFIG, training, fold_of(rows, seed=0))
     assert np.isnan(logits).all()
     if task is not Task.MULTILABEL:
         assert np.allclose(class_probabilities(logits), 1 / max(classes, 2))
@@ -115,7 +112,7 @@ def test_the_only_item_of_a_class_has_no_infinite_loss() -> None:
     losses = cross_fitted_losses(Task.MULTICLASS, CONFIG, alone, rows, seed=1)
     assert np.isfinite(losses).all()
     assert losses[10] == 0
-    logits = cross_fitted_logits(Task.MULTICLASS, CONFIG, alone, rows, seed=1)
+    logits = cross_fitted_logits(Task.MULTICLASS, CONFIG, alone, fold_of(rows, seed=1))
     probabilities = class_probabilities(logits)
     assert probabilities[10, 3] == 0
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)

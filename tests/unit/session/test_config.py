@@ -99,7 +99,7 @@ RIGHT: list[dict[str, Any]] = [
     {"candidates": Anchors(100_000, 100, 1_000)},
     {"filter": "split == 'train' and camera == 3"},
     {"mix": a_mix(1, 2)},
-    {"mix": a_mix(5e-324, 1e300)},
+    {"mix": a_mix(1e-6, 1e6)},
     {"mix": a_mix(*range(1, 9))},
     {"mix": (Component(Choice("margin", (("over", "max"),))),)} | MULTILABEL,
     {"batch": BatchConfig(max_similarity=5e-324)},
@@ -200,6 +200,8 @@ def test_a_session_is_known_by_its_strategy_or_as_a_mix() -> None:
         ({"filter": "split = = 'train'"}, "config.candidates.filter"),
         ({"filter": "depth == 1"}, "config.candidates.filter"),
         ({"filter": "split == 'nothing'"}, "config.candidates.filter"),
+        ({"mix": a_mix(9e-7, 1)}, "config.strategy.shares[0].share"),
+        ({"mix": a_mix(1, 1.1e6)}, "config.strategy.shares[1].share"),
         ({"mix": ()}, "config.strategy.shares"),
         ({"mix": a_mix(*range(1, 10))}, "config.strategy.shares"),
         ({"mix": a_mix(1, 0)}, "config.strategy.shares[1].share"),
@@ -239,6 +241,18 @@ def test_a_session_is_known_by_its_strategy_or_as_a_mix() -> None:
         (
             {"groups": GroupRule("camera", 2, one_lease=True, one_label=True)},
             "config.groups.max_per_batch",
+        ),
+        (
+            {"groups": GroupRule("camera", one_label=True), "explore_fraction": 0.1},
+            "config.explore_fraction",
+        ),
+        (
+            {"groups": GroupRule("camera", one_label=True), "validation_size": 1},
+            "config.validation_size",
+        ),
+        (
+            {"groups": GroupRule("camera", one_label=True), "stop": StopRule(0.9)},
+            "config.stop.target_recall",
         ),
         ({"explore_fraction": -1e-9}, "config.explore_fraction"),
         ({"explore_fraction": 1 + 1e-9}, "config.explore_fraction"),

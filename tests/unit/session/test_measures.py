@@ -21,17 +21,17 @@ from coresift.server.estimates.stability import kappa
 from coresift.server.head import Task, TrainingSet, fit
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.priority import random_order
+from coresift.server.session.advice import StopAdvice, advise, exhausted
 from coresift.server.session.config import GroupRule, SessionConfig, StopRule
 from coresift.server.session.config_checks import complete
-from coresift.server.session.consensus import annotators_of, decide, items_after
 from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets, unpack
 from coresift.server.session.latest import Latest
 from coresift.server.session.materials import Loader, Materials
 from coresift.server.session.measures import Measures, Sample, measure
 from coresift.server.session.pools import Pools
-from coresift.server.session.progress import StopAdvice, advise, exhausted, unfitted_classes
 from coresift.server.session.snapshot import HeadState, Snapshot, head_state
 from coresift.server.session.view import View
+from coresift.server.session.votes import annotators_of, decide, items_after
 from coresift.server.session.workers import Workers
 from coresift.server.state.entries import LabelsEntry, ReleaseEntry
 from coresift.server.state.store import RETRACTION, Release
@@ -358,14 +358,14 @@ def test_nothing_is_stable_while_a_head_is_missing(
         session.label("ann", {row: pack_class(0)})
     measures = session.measures(load)
     assert measures.kappas == (None, None, None)
-    assert unfitted_classes(measures.state) == ("positive",)
+    assert measures.state.unfitted_classes == ("positive",)
     session.label("ann", {2: pack_class(1)})
     measures = session.measures(load)
     assert measures.kappas == (None, None, None)
     assert advise(measures.state.snapshot.config, N, measures, exhausted=False)[0] == (
         StopAdvice.CONTINUE
     )
-    assert unfitted_classes(measures.state) == ()
+    assert measures.state.unfitted_classes == ()
 
 
 @pytest.mark.parametrize("task", list(Task))
@@ -493,8 +493,13 @@ def test_a_pool_is_exhausted_when_no_row_is_open(
         lacking = set(rng.sample(sorted(voted), rng.randrange(3)))
     one_label = config.groups is not None and config.groups.one_label
     taken = {row // 8 for row in voted} if one_label else set()
+    first = {min(row for row in voted if row // 8 == group) for group in taken}
     is_open = [
-        row not in hidden and (row in lacking or (row not in voted and row // 8 not in taken))
+        row not in hidden
+        and (
+            (row in lacking and (not one_label or row in first))
+            or (row not in voted and row // 8 not in taken)
+        )
         for row in rows
     ]
     arrays = [np.array(sorted(some), np.int32) for some in (voted, lacking, hidden)]

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fixtures.pools import extend_pool, make_pool
+from tests.fixtures.proposing import proposed
 from tests.fixtures.replicas import only
 
 from coresift.server.artifacts import Artifacts
@@ -29,8 +30,8 @@ from coresift.server.session.config_checks import complete
 from coresift.server.session.labels import pack_class
 from coresift.server.session.materials import Loader, Materials
 from coresift.server.session.pools import Pools
-from coresift.server.session.proposals import Proposed, chosen, expansion, lacks, merge, offer
-from coresift.server.session.ranking import PickReason, Ranking, deeper, rank
+from coresift.server.session.proposals import Proposed, expansion, merge
+from coresift.server.session.ranking import PickReason, Ranking, rank
 from coresift.server.session.snapshot import Snapshot, head_state
 from coresift.server.session.view import View
 from coresift.server.state.entries import GrantEntry, LabelsEntry, ReleaseEntry
@@ -92,18 +93,6 @@ def ranked(
     materials, snapshot = loader.load(view.config), Snapshot.of(view)
     some = None if candidates is None else Candidates(np.array(candidates, np.int32))
     return rank(materials, head_state(materials, snapshot), some)
-
-
-def proposed(
-    ranking: Ranking, view: View, wanted: int, annotator: str = "ann", near: Sequence[int] = ()
-) -> list[Proposed]:
-    """What NextBatch proposes."""
-    offered = offer(ranking, view, annotator, wanted)
-    while lacks(offered, ranking, wanted):
-        ranking = deeper(ranking)
-        offered = offer(ranking, view, annotator, wanted)
-    leased, blocked = np.array(near, np.int32), view.blocked_rows(annotator)
-    return chosen(offered, ranking, wanted, lambda n: expansion(ranking, leased, blocked, n))
 
 
 def rows_of(found: Sequence[Proposed]) -> list[int]:
@@ -425,6 +414,14 @@ def test_a_policy_only_arranges(pool: Pool, loader: Loader, name: str) -> None:
 
 # --- all at once ---------------------------------------------------------------------------------
 
+NO_SAMPLES = {"explore_fraction": 0.0, "validation_size": 0}
+
+
+def one_label_of(fields: dict[str, Any]) -> bool:
+    """Whether the groups drawn exclude random samples."""
+    return fields["groups"] is not None and fields["groups"].one_label
+
+
 configs = st.fixed_dictionaries(
     {
         "mix": st.sampled_from([only("random"), only("max_entropy"), HALF]),
@@ -448,7 +445,7 @@ configs = st.fixed_dictionaries(
             st.sampled_from([(), (("positive", 0.5),)]),
         ),
     }
-)
+).map(lambda fields: fields | NO_SAMPLES if one_label_of(fields) else fields)
 
 
 def open_rows(materials: Materials, view: View, annotator: str) -> set[int]:

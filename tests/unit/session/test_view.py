@@ -166,8 +166,6 @@ def test_who_may_have_an_item() -> None:
     view = applied(log)
     free = {name: [row for row in range(6) if view.free_for(row, name)] for name in ("ann", "bob")}
     assert free == {"ann": [0, 5], "bob": [0, 3, 5]}
-    assert view.blocked_rows("ann").tolist() == [1, 2, 3, 4]
-    assert view.blocked_rows("bob").tolist() == [1, 2, 4]
     log.config(replace(CONFIG, votes_per_item=2))
     view.apply(log.entries)
     free = {name: [row for row in range(6) if view.free_for(row, name)] for name in ("ann", "bob")}
@@ -266,4 +264,3 @@ def test_an_expired_second_look_is_offered_to_all() -> None:
     assert view.under_voted == {1}
     assert view.free_for(1, "cyd")
     assert not view.free_for(1, "ann")
-    assert view.blocked_rows("cyd").tolist() == [1]  # it has a vote

@@ -34,6 +34,8 @@ class Pick:
     reason: PickReason
     lease_token: bytes = field(repr=False)
     metadata: Mapping[str, str]
+    strategy: str = ""
+    """The one that scored it: of a mix, one of its shares. Empty: none did."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,7 @@ def _pick(pick: pb.Pick) -> Pick:
         reason=member(pb.PickReason, PickReason, pick.reason),
         lease_token=pick.lease_token,
         metadata=dict(pick.metadata),
+        strategy=pick.strategy,
     )
 
 

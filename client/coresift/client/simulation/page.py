@@ -34,7 +34,7 @@ def page(found: Comparison, command: str, against: dict[str, Any] | None) -> str
     sections = [
         _head(found, command),
         _levels(found),
-        _pictures(found),
+        _pictures(),
         "" if against is None else _against(against),
         _differences(found, BASELINE),
         _differences(found, FAMILIAR),
@@ -85,7 +85,7 @@ def _levels(found: Comparison) -> str:
     return "## mAP and recall\n\n" + _table(["method", *headings], rows)
 
 
-def _pictures(found: Comparison) -> str:
+def _pictures() -> str:
     return (
         f"![mAP over labels, a field a strategy]({MAP_PICTURE})\n\n"
         f"![Recall over labels, a field a strategy]({RECALL_PICTURE})"

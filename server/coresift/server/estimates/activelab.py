@@ -45,12 +45,10 @@ class SecondOpinions:
     Attributes:
         labelled: float64 [n], of a second opinion.
         unlabelled: float64 [m], of a first one.
-        consensus: int64 [n], the class that is best supported by votes and model together.
     """
 
     labelled: Float64s
     unlabelled: Float64s
-    consensus: Int64s
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +92,17 @@ def second_opinions(
         probabilities = _tempered(probabilities, sharpness)
         pool = _tempered(pool, sharpness)
         weights = _weights(probabilities, votes, annotators, counts, majority)
-        posterior = _posterior(probabilities, votes, weights)
-        best = posterior.argmax(axis=1)
-        is_tied = posterior[np.arange(items), majority] == posterior.max(axis=1)
-        chosen = np.where(is_tied, majority, best)
-        quality = posterior[np.arange(items), chosen]
+        quality = _posterior(probabilities, votes, weights).max(axis=1)
     else:
         weights = _Weights(1.0, np.ones(annotators), 1.0, 1.0)
-        chosen = majority
-        quality = probabilities[np.arange(items), chosen]
+        quality = probabilities[np.arange(items), majority]
     support = weights.model + _weight_of_votes(votes, weights, items)
     guess = weights.mean / classes
     labelled = (support * quality + guess) / (support + weights.mean)
     unlabelled = (weights.model * pool.max(axis=1, initial=0) + guess) / (
         weights.model + weights.mean
     )
-    return SecondOpinions(1 - labelled, 1 - unlabelled, chosen)
+    return SecondOpinions(1 - labelled, 1 - unlabelled)
 
 
 def _weights(

@@ -37,15 +37,11 @@ class Consensus:
 
     Attributes:
         classes: int64 [n], the class with the most votes, or `NO_CONSENSUS`: a tie, or no votes.
-        votes: int64 [n].
         agreement: float64 [n], share of the votes for the most frequent class; nan without votes.
-        is_conflict: bool [n], the most votes are tied.
     """
 
     classes: Int64s
-    votes: Int64s
     agreement: Float64s
-    is_conflict: Bools
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +49,12 @@ class Agreement:
     """Annotators against the majority of the others.
 
     Attributes:
-        votes: int64 [a].
         compared: int64 [a], votes on items where the other annotators have a majority.
         agreed: int64 [a], those of them that name it.
     """
 
-    votes: Int64s
     compared: Int64s
     agreed: Int64s
-
-    @property
-    def share(self) -> Float64s:
-        """agreed / compared, float64 [a]; nan where nothing could be compared."""
-        return _ratio(self.agreed, self.compared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +86,8 @@ def consensus(votes: Votes, items: int) -> Consensus:
     alone = leads & (tally.leaders[tally.items] == 1)
     classes[tally.items[alone]] = tally.classes[alone]
     totals = np.bincount(votes.items, minlength=items)
-    return Consensus(classes, totals, _ratio(tally.most, totals), tally.leaders > 1)
+    share = np.divide(tally.most, totals, out=np.full(items, np.nan), where=totals > 0)
+    return Consensus(classes, np.asarray(share))
 
 
 def agreement(votes: Votes, items: int, annotators: int) -> Agreement:
@@ -119,7 +109,7 @@ def agreement(votes: Votes, items: int, annotators: int) -> Agreement:
     def total(chosen: Bools) -> Int64s:
         return np.bincount(votes.annotators[chosen], minlength=annotators)
 
-    return Agreement(total(np.ones(len(item), np.bool_)), total(compared), total(agrees))
+    return Agreement(total(compared), total(agrees))
 
 
 def _tally(votes: Votes, items: int) -> _Tally:
@@ -139,8 +129,3 @@ def _leaders(item: Int64s, counts: Int64s, items: int) -> tuple[Int64s, Int64s]:
     most = np.zeros(items, np.int64)
     np.maximum.at(most, item, counts)
     return most, np.bincount(item[counts == most[item]], minlength=items)
-
-
-def _ratio(part: Int64s, whole: Int64s) -> Float64s:
-    share = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
-    return np.asarray(share)

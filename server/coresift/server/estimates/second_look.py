@@ -9,33 +9,17 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import log_softmax, softmax
 
-from coresift.server.arrays import Float64s, Rows
-from coresift.server.head import HeadConfig, Task, TrainingSet, fit
+from coresift.server.arrays import Float64s, Int64s, Rows
+from coresift.server.head import Task
 from coresift.server.selection.priority import priorities
 
 
-def cross_fitted_logits(
-    task: Task, config: HeadConfig, training: TrainingSet, rows: Rows, seed: int, folds: int = 5
-) -> Float64s:
-    """Logits [n, K] of each training item under a head fitted on the other folds.
+def fold_of(rows: Rows, seed: int, folds: int = 5) -> Int64s:
+    """The fold of each of ``rows`` for cross-fitting, int64 [n] below ``folds`` (2 or more).
 
-    A keyed hash of the row puts an item into a fold, so it stays there as labels come in. nan
-    where the other folds determine no column: too few labels, or a class that only this fold has.
-
-    Args:
-        rows: int32 [n], rows of the training items.
-        folds: 2 or more.
+    A keyed hash of the row decides, so an item stays in its fold as labels come in.
     """
-    fold = (priorities(seed, "cross-fit", rows) * folds).astype(np.int64)
-    logits = np.full(training.targets.shape, np.nan)
-    for held_out in np.unique(fold):
-        rest, inside = fold != held_out, fold == held_out
-        others = TrainingSet(training.vectors[rest], training.targets[rest], training.opposed[rest])
-        head = fit(task, config, others)
-        if head is not None:
-            found = head.logits(training.vectors[inside])
-            logits[inside] = np.where(head.fitted, found, np.nan)
-    return logits
+    return (priorities(seed, "cross-fit", rows) * folds).astype(np.int64)
 
 
 def losses_of(task: Task, logits: Float64s, targets: Float64s, opposed: Float64s) -> Float64s:

@@ -47,7 +47,7 @@ class ColumnGroups:
 def group_numbers(table: pa.Table, column: str) -> Rows:
     """Numbers of a column's values in order of first appearance, int32 [N], read-only.
 
-    -1 (`NO_GROUP`) where the row has no value.
+    `NO_GROUP` where the row has no value.
     """
     numbers = np.empty(table.num_rows, np.int32)
     start = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,11 +14,13 @@ from coresift.server.head import Task
 from coresift.server.pool.pool import Pool
 from coresift.server.rpc import checks, encode
 from coresift.server.rpc.services import Services, reconfigured
-from coresift.server.session.batches import Ask, Batch
+from coresift.server.session.batches import Ask, Batch, Pick
 from coresift.server.session.config import SessionConfig
+from coresift.server.session.config_checks import check_class
 from coresift.server.session.labeling import check_distinct
 from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets
 from coresift.server.session.live import LiveSession
+from coresift.server.session.ranking import PickReason
 from coresift.server.session.tokens import SALT_BYTES, is_lease_token, lease_token
 from coresift.server.state.store import RETRACTION, LabelWrite, Release
 from coresift.v1 import selection_pb2 as pb
@@ -204,6 +207,7 @@ def _batch(batch: Batch, include_metadata: bool) -> pb.NextBatchResponse:
             score=pick.score,
             predicted_class=encode.class_name(config, pick.predicted),
             reason=pb.PickReason.ValueType(int(pick.reason)),
+            strategy=_strategy_of(config, pick),
             lease_token=pick.token,
             metadata=columns,
         )
@@ -212,6 +216,13 @@ def _batch(batch: Batch, include_metadata: bool) -> pb.NextBatchResponse:
     if batch.next_available_ms is not None:
         answer.next_available_time.CopyFrom(encode.timestamp(batch.next_available_ms))
     return answer
+
+
+def _strategy_of(config: SessionConfig, pick: Pick) -> str:
+    """Name of the strategy that scored a pick; empty where none did."""
+    if pick.reason in (PickReason.EXPLOIT, PickReason.EXPAND) and not math.isnan(pick.score):
+        return config.mix[pick.component].strategy.name
+    return ""
 
 
 def _writes(live: LiveSession, annotator: str, labels: Sequence[pb.Label]) -> list[LabelWrite]:
@@ -267,9 +278,7 @@ def _value(field: str, config: SessionConfig, numbers: Mapping[str, int], label:
 
 def _number(field: str, numbers: Mapping[str, int], name: str) -> int:
     if name not in numbers:
-        raise CoresiftError(
-            Reason.UNKNOWN_CLASS, f"{field}: the session has no class {name!r}", field=field
-        )
+        check_class(field, name, list(numbers))
     return numbers[name]
 
 

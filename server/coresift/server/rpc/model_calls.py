@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 import numpy as np
 import numpy.typing as npt
 
-from coresift.server.errors import CoresiftError, Reason, invalid
+from coresift.server.errors import invalid
 from coresift.server.rpc import checks, encode
 from coresift.server.rpc.services import Services
+from coresift.server.session.config_checks import check_class
 from coresift.server.session.live import LiveSession
 from coresift.server.session.model import Model
 from coresift.server.session.vector_scores import VectorsAsked, VectorScores
@@ -106,9 +107,7 @@ class ModelCalls:
         return pb.GetHeadResponse(
             basis=encode.model_basis(model),
             classes=model.classes,
-            unfitted_classes=[
-                name for name, ok in zip(model.classes, head.fitted, strict=True) if not ok
-            ],
+            unfitted_classes=model.state.unfitted_classes,
             dimension=head.weights.shape[1],
             weights=head.weights.astype("<f8").tobytes(),
             bias=head.bias.astype("<f8").tobytes(),
@@ -118,12 +117,7 @@ class ModelCalls:
 def _column(model: Model, class_name: str) -> int:
     if not class_name and len(model.classes) == 1:
         return 0
-    if class_name not in model.classes:
-        raise CoresiftError(
-            Reason.UNKNOWN_CLASS,
-            f"top.class_name must be one of {', '.join(model.classes)}; got {class_name!r}",
-            field="top.class_name",
-        )
+    check_class("top.class_name", class_name, model.classes)
     return model.classes.index(class_name)
 
 

@@ -10,9 +10,10 @@ from coresift.server.estimates.validation import Measured
 from coresift.server.rpc import checks, encode
 from coresift.server.rpc.services import Services
 from coresift.server.session.config import SessionConfig
-from coresift.server.session.consensus import ConsensusPage, ItemConsensus
+from coresift.server.session.consensus import ConsensusPage
 from coresift.server.session.live import LiveSession
 from coresift.server.session.measures import Sample, Validation
+from coresift.server.session.votes import ItemConsensus
 from coresift.v1 import selection_pb2 as pb
 
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from coresift.server.arrays import Bools, Float64s, Int64s
-from coresift.server.head import HeadConfig, Task, TrainingSet, fit
+from coresift.server.cross_fitting import cross_fitted_logits
+from coresift.server.head import Task
 from coresift.server.selection.parameters import parameter
 from coresift.server.selection.priority import priorities
 from coresift.server.selection.strategy import Scorer, Setting, Situation
@@ -47,7 +48,9 @@ class Direct:
         training = situation.training
         present, absent = training.targets[:, 0], training.opposed[:, 0]
         folds = stratified_folds(situation, present > absent, self.folds)
-        logits, known = cross_fitted_logits(situation.head_config, training, folds)
+        config = situation.head_config
+        logits = cross_fitted_logits(Task.BINARY, config, training, folds)[:, 0]
+        known = ~np.isnan(logits)
         threshold = separation(logits[known], present[known], absent[known])
         return LogitScorer(
             lambda logits: -np.abs(logits[:, 0] - threshold),
@@ -64,26 +67,6 @@ def stratified_folds(situation: Situation, positive: Bools, folds: int) -> Int64
         order = np.flatnonzero(side)[np.argsort(-priority[side], kind="stable")]
         dealt[order] = np.arange(len(order)) % folds
     return dealt
-
-
-def cross_fitted_logits(
-    config: HeadConfig, training: TrainingSet, folds: Int64s
-) -> tuple[Float64s, Bools]:
-    """Log-odds of each training row by the head of the other folds.
-
-    Returns:
-        float64 [n], and bool [n]: False where the other folds determine no head.
-    """
-    logits, known = np.zeros(len(folds)), np.zeros(len(folds), np.bool_)
-    for fold in np.unique(folds):
-        held = folds == fold
-        others = TrainingSet(
-            training.vectors[~held], training.targets[~held], training.opposed[~held]
-        )
-        if (head := fit(Task.BINARY, config, others)) is not None:
-            logits[held] = head.logits(training.vectors[held])[:, 0]
-            known[held] = True
-    return logits, known
 
 
 def separation(logits: Float64s, present: Float64s, absent: Float64s) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,6 @@ def within(
     count: int,
     predicted: npt.NDArray[np.int16],
     groups: Rows | None = None,
-    taken: Mapping[int, int] | None = None,
 ) -> Int64s:
     """The first places of an arrangement that may stand in one batch.
 
@@ -56,8 +55,7 @@ def within(
         order: int64 [m], distinct places in the shortlist.
         count: rows wanted.
         predicted: int16 [n], predicted class of each row of the shortlist; -1 without a head.
-        groups: int32 [n], group of each; -1 for none. Needed for ``max_per_group``.
-        taken: of each group, rows that count already (leased, labelled).
+        groups: int32 [n], group of each, or `NO_GROUP`. Needed for ``max_per_group``.
 
     Returns:
         int64, at most ``count`` places: fewer where the arrangement has no more that fit.
@@ -66,7 +64,7 @@ def within(
     if limits.max_per_group is not None:
         if groups is None:
             raise ValueError("max_per_group needs groups")
-        rules.append(_Grouped(groups, taken or {}, limits.max_per_group))
+        rules.append(_Grouped(groups, limits.max_per_group))
     if limits.max_similarity is not None:
         rules.append(_Spaced(shortlist, limits.max_similarity))
 
@@ -149,12 +147,9 @@ class _Spaced:
 class _Grouped:
     """Refuses rows of groups that are full."""
 
-    def __init__(self, groups: Rows, taken: Mapping[int, int], most: int) -> None:
+    def __init__(self, groups: Rows, most: int) -> None:
         numbers, self._group = np.unique(groups, return_inverse=True)
         self._left = np.full(len(numbers), most, np.int64)
-        counted = np.array([[*taken.keys()], [*taken.values()]], np.int64)
-        counted = counted[:, np.isin(counted[0], numbers)]
-        self._left[np.searchsorted(numbers, counted[0])] -= counted[1]
         self._left[numbers == NO_GROUP] = len(groups)
 
     def free(self, places: Int64s) -> Bools:

@@ -7,6 +7,7 @@ import struct
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -16,15 +17,14 @@ from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
 from coresift.server.session.live import LiveSession, check_reached
 from coresift.server.session.materials import Materials
-from coresift.server.session.proposals import (
-    Proposed,
-    chosen,
-    expansion,
-    is_plain,
-    is_short,
-    lacks,
-    offer,
-    over_ask,
+from coresift.server.session.proposals import Proposed, is_plain, over_ask
+from coresift.server.session.proposing import (
+    Deeper,
+    NearLeased,
+    Outdated,
+    Proposals,
+    Run,
+    propose,
 )
 from coresift.server.session.ranking import PickReason, Ranking
 from coresift.server.session.tokens import SALT_BYTES, lease_token
@@ -42,8 +42,8 @@ from coresift.server.state.store import (
     ViewKey,
 )
 
-PAYLOAD = struct.Struct("<dhB")
-"""Score, predicted class, reason: what a grant says of an item."""
+PAYLOAD = struct.Struct("<dhBB")
+"""Score, predicted class, reason, place in the mix: what a grant says of an item."""
 MAX_TRIPS = 6
 """Claims of one NextBatch. Two suffice unless the configuration changes or leases expire."""
 
@@ -70,6 +70,8 @@ class Pick:
     predicted: int
     """Class number, -1 without a head."""
     reason: PickReason
+    component: int
+    """Place in the session's mix of the strategy that scored it."""
     token: bytes
 
 
@@ -107,13 +109,21 @@ class Batches:
             await live.sync(began)
             check_reached("min_revision", ask.min_revision, live.view.revision)
         for trip in range(MAX_TRIPS):
-            ranking = await self._ranking(live, began, ask)
+            try:
+                ranking = await self._ranking(live, began, ask)
+            except CoresiftError:
+                if (answered := await self._answered(live, ask)) is not None:
+                    return answered
+                raise
             # Looked up now: while this call waits its turn, another one may sync the view.
             is_fresh = live.synced_since(began)
             async with live.claiming:
                 if _is_outdated(live, ask, ranking, is_fresh):
                     continue
-                view, claim = live.view, await self._claim(live, ask, ranking, is_fresh)
+                try:
+                    view, claim = live.view, await self._claim(live, ask, ranking, is_fresh)
+                except Outdated:
+                    continue
                 claimed_at = time.monotonic()
                 with self._metrics.stage("claim"):
                     result = await self._store.claim(live.uid, claim)
@@ -137,6 +147,26 @@ class Batches:
             retry_after_s=0.1,
         )
 
+    async def _answered(self, live: LiveSession, ask: Ask) -> Batch | None:
+        """The answer that the same request got before, if it got one.
+
+        What it was granted from may be gone meanwhile: labels, a file, a pool version.
+        """
+        claim = Claim(
+            request=ask.request,
+            annotator=ask.annotator,
+            size=ask.size,
+            lease_ms=ask.lease_ms or live.config.lease_ms,
+            view=live.view.key(),
+            min_revision=0,
+            proposals=(),
+            context=b"",
+        )
+        result = await self._store.claim(live.uid, claim)
+        if isinstance(result, Granted) and result.replayed:
+            return self._answer(live, ask, result, None)
+        return None
+
     async def _ranking(self, live: LiveSession, began: float, ask: Ask) -> Ranking:
         """The newest ranking at hand if the claim may accept it, otherwise a fresh one."""
         ranking = live.review if ask.review else live.ranking
@@ -151,7 +181,7 @@ class Batches:
         """The claim of a ranking; ``is_fresh``: it has every label acknowledged before the call."""
         snapshot = ranking.snapshot
         rule = snapshot.config.groups
-        offset, proposed = await self._propose(live, ask, ranking)
+        proposals = await self._propose(live, ask, ranking)
         min_revision = ask.min_revision
         if min_revision is None and is_fresh:
             min_revision = snapshot.revision
@@ -168,39 +198,33 @@ class Batches:
             annotator=ask.annotator,
             size=ask.size,
             lease_ms=ask.lease_ms or live.config.lease_ms,
-            view=ViewKey(offset, snapshot.revision, snapshot.nonce, snapshot.config_version),
+            view=ViewKey(
+                proposals.offset, snapshot.revision, snapshot.nonce, snapshot.config_version
+            ),
             min_revision=min_revision,
-            proposals=proposed,
+            proposals=_packed(ranking, proposals.rows),
             context=context,
             review=ask.review,
             one_label=rule is not None and rule.one_label and not ask.review,
         )
 
-    async def _propose(
-        self, live: LiveSession, ask: Ask, ranking: Ranking
-    ) -> tuple[int, list[Proposal]]:
-        """Free rows, best first, some more than asked, and the offset of the view they are
-        from: replay proposes from the same."""
-        wanted, annotator = over_ask(ask.size), ask.annotator
-        offered = offer(ranking, live.view, annotator, wanted)
-        while lacks(offered, ranking, wanted):
-            ranking = await live.deepened(ranking)
-            offered = offer(ranking, live.view, annotator, wanted)
-        near, blocked, short = np.empty(0, np.int32), np.empty(0, np.int32), False
-        if not ask.review and is_short(offered, wanted):
-            near, short = await self._near_leased(live), True
-            offered = offer(ranking, live.view, annotator, wanted)
-            blocked = live.view.blocked_rows(annotator)
-
-        def work() -> list[Proposed]:
-            return chosen(offered, ranking, wanted, lambda n: expansion(ranking, near, blocked, n))
-
-        with self._metrics.stage("arrange"):
-            if short or not is_plain(ranking.snapshot.config):
-                found = await self._workers.run(work)
-            else:
-                found = work()
-        return offered.offset, _packed(ranking, found)
+    async def _propose(self, live: LiveSession, ask: Ask, ranking: Ranking) -> Proposals:
+        """The proposals of a ranking. Outdated."""
+        steps = propose(lambda: live.view, ranking, ask.annotator, ask.size, over_ask(ask.size))
+        answer: Any = None
+        try:
+            while True:
+                match steps.send(answer):
+                    case Deeper(shallow, wanted):
+                        answer = await live.deepened(shallow, wanted)
+                    case NearLeased():
+                        answer = await self._near_leased(live)
+                    case Run(work, is_quick):
+                        with self._metrics.stage("arrange"):
+                            answer = work() if is_quick else await self._workers.run(work)
+        except StopIteration as done:
+            proposals: Proposals = done.value
+            return proposals
 
     async def _near_leased(self, live: LiveSession) -> Rows:
         """Neighbours of the items that are leased, ascending, up to the moment of the return."""
@@ -213,16 +237,18 @@ class Batches:
             near = np.unique(found).astype(np.int32)
         return near
 
-    def _answer(self, live: LiveSession, ask: Ask, granted: Granted, materials: Materials) -> Batch:
+    def _answer(
+        self, live: LiveSession, ask: Ask, granted: Granted, materials: Materials | None
+    ) -> Batch:
         """The answer of a grant, the same for the first and for every repeated call."""
         phase, head_version, salt, details = msgpack.unpackb(granted.context)
         picks = []
         for row, payload in zip(granted.rows, granted.payloads, strict=True):
-            score, predicted, reason = PAYLOAD.unpack(payload)
+            score, predicted, reason, component = PAYLOAD.unpack(payload)
             token = lease_token(live.secret, salt, row, ask.annotator)
-            picks.append(Pick(row, score, predicted, PickReason(reason), token))
+            picks.append(Pick(row, score, predicted, PickReason(reason), component, token))
         next_available_ms = None
-        if not picks:
+        if not picks and materials is not None:  # what is stored has picks
             waiting = granted.next_deadline_ms is not None and (
                 live.view.waits_for_budget(
                     ask.annotator, materials.eligible_items, materials.eligible
@@ -232,7 +258,7 @@ class Batches:
             )
             phase = "WAITING" if waiting else "EXHAUSTED"
             next_available_ms = granted.next_deadline_ms if waiting else None
-        elif not granted.replayed:
+        elif picks and not granted.replayed:
             self._metrics.leases.labels("granted").inc(len(picks))
             if live.neighbourhood is not None:
                 live.neighbourhood.prefetch(granted.rows)
@@ -254,7 +280,7 @@ def _packed(ranking: Ranking, found: list[Proposed]) -> list[Proposal]:
     """Proposals as the store takes them, with their groups where a group has one lease."""
     groups = ranking.materials.kept_groups([p.row for p in found])
     return [
-        Proposal(p.row, PAYLOAD.pack(p.score, p.predicted, p.reason), group)
+        Proposal(p.row, PAYLOAD.pack(p.score, p.predicted, p.reason, p.component), group)
         for p, group in zip(found, groups, strict=True)
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -91,22 +91,34 @@ def _blocks(array: A) -> Iterator[A]:
     return (array[start : start + BLOCK] for start in range(0, len(array), BLOCK))
 
 
+def seeds_of(snapshot: Snapshot) -> Rows | None:
+    """Rows whose neighbours the session's policy asks for; None where it asks for none."""
+    match snapshot.config.candidates:
+        case Seals():
+            seeds = snapshot.ever
+        case Anchors() as policy:
+            seeds = anchors(policy, snapshot)
+        case _:
+            return None
+    return seeds if len(seeds) else None
+
+
 def candidates_of(
-    materials: Materials, snapshot: Snapshot, neighbours: Callable[[Rows], Rows]
+    materials: Materials, snapshot: Snapshot, seeds: Rows | None, found: Rows
 ) -> Candidates | None:
-    """The candidates of a snapshot, from scratch; None for the whole pool.
+    """The candidates of a snapshot; None for the whole pool.
 
     Args:
-        neighbours: of rows int32 [n] the nearest others int32 [n, k], as many as the policy wants.
+        seeds: as `seeds_of` names them, int32 [n].
+        found: their nearest neighbours, int32 [n, k].
     """
-    policy = snapshot.config.candidates
-    match policy:
-        case Seals() if len(snapshot.ever):
-            return Candidates(np.unique(neighbours(snapshot.ever)).astype(np.int32))
+    match snapshot.config.candidates:
         case RandomSubset(size):
             return random_subset(materials, snapshot, size)
-        case Anchors() if len(starts := anchors(policy, snapshot)):
-            return around(policy, materials, snapshot, starts, neighbours(starts))
+        case Seals() if seeds is not None:
+            return Candidates(np.unique(found).astype(np.int32))
+        case Anchors() as policy if seeds is not None:
+            return around(policy, materials, snapshot, seeds, found)
     return None
 
 

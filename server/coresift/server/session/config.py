@@ -102,6 +102,11 @@ class SessionConfig:
         """Name of the strategy on the wire."""
         return self.mix[0].strategy.name if len(self.mix) == 1 else MIX
 
+    @property
+    def head_classes(self) -> tuple[str, ...]:
+        """Names of the head's columns; binary: the positive class."""
+        return self.classes[1:] if self.task is Task.BINARY else self.classes
+
     def settings(self) -> Settings:
         """The form that the store keeps."""
         packed = asdict(self) | {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -18,8 +19,11 @@ MIN_LEASE_MS, MAX_LEASE_MS = 1_000, 24 * 3600 * 1000
 MAX_CLASSES = 1_000
 MAX_VOTES_PER_ITEM = 100
 MAX_MIX = 8
+MIN_SHARE, MAX_SHARE = 1e-6, 1e6
 MAX_VALIDATION = 100_000
 MAX_GROUP_ITEMS = 1_000
+LISTED = 20
+"""Names that an error lists."""
 
 
 def complete(config: SessionConfig, pool: Pool) -> SessionConfig:
@@ -39,6 +43,7 @@ def complete(config: SessionConfig, pool: Pool) -> SessionConfig:
         config = replace(config, groups=replace(rule, one_lease=rule.one_lease or rule.one_label))
         _check_groups(rule, pool)
     _check_stop(config)
+    _check_sampling(config)
     if not 0 < config.head.c <= 1e6:
         raise invalid("config.head.c", f"must be in (0, 1e6], got {config.head.c}")
     if not 0 <= config.explore_fraction <= 1:
@@ -91,8 +96,10 @@ def _check_mix(config: SessionConfig, pool: Pool) -> None:
         raise invalid(path, f"must hold 2..{MAX_MIX} strategies, got {len(config.mix)}")
     for i, part in enumerate(config.mix):
         check_strategy(part.strategy, setting, f"{path}[{i}].strategy")
-        if not 0 < part.share < float("inf"):
-            raise invalid(f"{path}[{i}].share", f"must be greater than 0, got {part.share}")
+        if not MIN_SHARE <= part.share <= MAX_SHARE:
+            raise invalid(
+                f"{path}[{i}].share", f"must be {MIN_SHARE:g}..{MAX_SHARE:g}, got {part.share:g}"
+            )
 
 
 def _check_candidates(config: SessionConfig, pool: Pool) -> None:
@@ -121,11 +128,15 @@ def _check_batch(config: SessionConfig) -> None:
         raise invalid(path, f"must sum to at most 1, got {total:g}")
 
 
-def check_class(field: str, name: str, classes: tuple[str, ...]) -> None:
+def check_class(field: str, name: str, classes: Sequence[str]) -> None:
     """Refuse a class that the session does not have. UNKNOWN_CLASS."""
     if name not in classes:
+        more = "" if len(classes) <= LISTED else f" and {len(classes) - LISTED} more"
         raise CoresiftError(
-            Reason.UNKNOWN_CLASS, f"{field}: the session has no class {name!r}", field=field
+            Reason.UNKNOWN_CLASS,
+            f"{field}: the session has no class {name!r}; it has "
+            f"{', '.join(classes[:LISTED])}{more}",
+            field=field,
         )
 
 
@@ -139,6 +150,23 @@ def _check_groups(rule: GroupRule, pool: Pool) -> None:
             "config.groups.max_per_batch", "must be 1 where a group has one lease or one label"
         )
     pool.groups(rule.column, field="config.groups.column")
+
+
+def _check_sampling(config: SessionConfig) -> None:
+    """Refuse random samples that could never be labelled whole."""
+    if config.groups is None or not config.groups.one_label:
+        return
+    for field, asked in (
+        ("explore_fraction", config.explore_fraction > 0),
+        ("validation_size", config.validation_size > 0),
+        ("stop.target_recall", config.stop.target_recall is not None),
+    ):
+        if asked:
+            raise invalid(
+                f"config.{field}",
+                "needs a random sample of items, which groups.one_label never lets be labelled; "
+                "leave one of them out",
+            )
 
 
 def _check_stop(config: SessionConfig) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from coresift.server.arrays import Float64s
 from coresift.server.errors import CoresiftError, Reason, invalid
-from coresift.server.head import Head, Task
+from coresift.server.head import Head
 from coresift.server.pool.pool import Pool
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.config_checks import complete
@@ -21,6 +21,9 @@ from coresift.server.session.pools import Pools
 from coresift.server.session.signals import Signals
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import Request, SessionRecord, Store
+
+MAX_WEIGHT = 1e30
+"""Of a prior head: logits of unit rows stay finite in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +36,16 @@ class PriorWeights:
 
 def prior_head(config: SessionConfig, pool: Pool, prior: PriorWeights) -> Head:
     """The head to start from. INVALID_FIELD for a wrong shape or numbers that are not finite."""
-    columns, dimension = len(_head_classes(config)), pool.manifest.dimension
+    columns, dimension = len(config.head_classes), pool.manifest.dimension
     if prior.weights.shape != (columns, dimension) or prior.bias.shape != (columns,):
         raise invalid(
             "prior_head.weights",
             f"and bias must be {columns} x {dimension} and {columns} numbers, "
             f"got {prior.weights.shape} and {prior.bias.shape}",
         )
-    if not (np.isfinite(prior.weights).all() and np.isfinite(prior.bias).all()):
-        raise invalid("prior_head", "must hold finite numbers")
+    for name, numbers in (("weights", prior.weights), ("bias", prior.bias)):
+        if not (np.abs(numbers) <= MAX_WEIGHT).all():  # false for NaN, too
+            raise invalid(f"prior_head.{name}", f"must be numbers of at most {MAX_WEIGHT:g}")
     return Head(config.task, prior.weights, prior.bias, np.ones(columns, np.bool_))
 
 
@@ -100,7 +104,10 @@ class Lifecycle:
             if "pool_version" in changes:
                 version = self._forward(config, changes["pool_version"])
                 changed = replace(changed, pool_version=version)
-            changed = await self._complete(changed)
+            if not {"mix", "pool_version"} & changes.keys():
+                changed = await self._checked(changed)  # its signals stay, deleted or not
+            else:
+                changed = await self._complete(changed)
             try:
                 return await self._store.configure(
                     record.uid,
@@ -116,10 +123,14 @@ class Lifecycle:
             Reason.CONFIG_VERSION_MISMATCH, "the configuration changes too often to be updated"
         )
 
-    async def _complete(self, config: SessionConfig) -> SessionConfig:
-        """The configuration checked against its pool, and its signals found."""
+    async def _checked(self, config: SessionConfig) -> SessionConfig:
+        """The configuration checked against its pool."""
         pool = self._pools.of_session(config.pool, config.pool_version)
-        config = await self._workers.run(lambda: complete(config, pool))
+        return await self._workers.run(lambda: complete(config, pool))
+
+    async def _complete(self, config: SessionConfig) -> SessionConfig:
+        """The same, and its signals found."""
+        config = await self._checked(config)
         return replace(config, signals=await self._signals.files_of(config))
 
     async def _answered(self, record: SessionRecord, request: Request) -> SessionRecord | None:
@@ -140,7 +151,8 @@ class Lifecycle:
         if config.pool_version not in pool.manifest.lineage:
             raise CoresiftError(
                 Reason.IMMUTABLE_FIELD,
-                f"pool version {version!r} does not extend the session's {config.pool_version}",
+                f"pool version {pool.manifest.version} does not extend the session's "
+                f"{config.pool_version}",
                 field="config.pool_version",
             )
         return pool.manifest.version
@@ -152,11 +164,6 @@ class Lifecycle:
         return purge_ms
 
 
-def _head_classes(config: SessionConfig) -> tuple[str, ...]:
-    """Names of the head's columns: binary heads have the positive class only."""
-    return config.classes[1:] if config.task is Task.BINARY else config.classes
-
-
 def check_mask(paths: Sequence[str], mutable: Collection[str]) -> None:
     """Refuse an empty mask, unknown fields and fields that never change."""
     if not paths:
@@ -164,8 +171,9 @@ def check_mask(paths: Sequence[str], mutable: Collection[str]) -> None:
     for path in paths:
         if path not in mutable:
             never = path in {"pool", "task", "classes", "seed"}
+            what = "never changes" if never else "is no field to change"
             raise CoresiftError(
                 Reason.IMMUTABLE_FIELD if never else Reason.INVALID_FIELD,
-                f"update_mask: {path!r} {'never changes' if never else 'is no field to change'}",
+                f"update_mask: {path!r} {what}; valid are {', '.join(mutable)}",
                 field="update_mask",
             )

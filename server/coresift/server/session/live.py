@@ -14,14 +14,8 @@ from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import Head
 from coresift.server.metrics import Metrics
 from coresift.server.pool.pool import Pool
-from coresift.server.selection.candidates import Anchors, RandomSubset, Seals, neighbours_of
-from coresift.server.session.candidates import (
-    Candidates,
-    anchors,
-    around,
-    counts,
-    random_subset,
-)
+from coresift.server.selection.candidates import Seals, neighbours_of
+from coresift.server.session.candidates import Candidates, candidates_of, counts, seeds_of
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.materials import Loader, Materials
 from coresift.server.session.neighbourhood import Neighbourhood
@@ -41,6 +35,8 @@ APPLY_ENTRIES = 16
 CACHED_SESSIONS = 1_000
 KEPT_BYTES = 1 << 30
 """Memory for vectors of candidates, over all sessions."""
+KEPT_MATERIALS = 2
+"""The current configuration's, and those of an earlier one that a core-set job asks for."""
 NO_CANDIDATES = Candidates(np.empty(0, np.int32))
 
 
@@ -71,7 +67,7 @@ class LiveSession:
         self.ranking: Ranking | None = None
         self.review: Ranking | None = None
         self.head_state: HeadState | None = None
-        self._materials: tuple[SessionConfig, Materials] | None = None
+        self._materials: dict[SessionConfig, Materials] = {}
         self._neighbourhood: Neighbourhood | None = None
         self._candidates: tuple[int, Candidates] = (0, NO_CANDIDATES)
         self._synced_at = -np.inf
@@ -205,12 +201,14 @@ class LiveSession:
         return state
 
     async def materials(self, config: SessionConfig) -> Materials:
-        """What a configuration of the session refers to; kept while it stays the same."""
-        kept = self._materials
-        if kept is None or kept[0] != config:
-            kept = config, await self._workers.run(lambda: self._loader.load(config))
-            self._materials = kept
-        return kept[1]
+        """What a configuration of the session refers to; those of the last two are kept."""
+        if config not in self._materials:
+            loaded = await self._workers.run(lambda: self._loader.load(config))
+            self._materials[config] = loaded
+            while len(self._materials) > KEPT_MATERIALS:
+                del self._materials[next(iter(self._materials))]
+            return loaded
+        return self._materials[config]
 
     async def _publish(self, version: str, packed: bytes) -> None:
         try:
@@ -250,10 +248,10 @@ class LiveSession:
 
         return await self._workers.shared(refresh())
 
-    async def deepened(self, ranking: Ranking) -> Ranking:
-        """The same ranking with more rows (or all there are)."""
+    async def deepened(self, ranking: Ranking, wanted: int = 0) -> Ranking:
+        """The same ranking with more rows, ``wanted`` at least (or all there are)."""
         with self._metrics.stage("score"):
-            more = await self._workers.run(lambda: deeper(ranking))
+            more = await self._workers.run(lambda: deeper(ranking, wanted))
         if self.ranking is ranking:
             self.ranking = more
         return more
@@ -269,21 +267,13 @@ class LiveSession:
 
     async def _candidates_of(self, materials: Materials, snapshot: Snapshot) -> Candidates | None:
         """The candidates of a snapshot; None for the whole pool."""
-        policy, neighbourhood = snapshot.config.candidates, self.neighbourhood
-        match policy:
-            case RandomSubset(size):
-                return await self._workers.run(lambda: random_subset(materials, snapshot, size))
-            case Seals() if neighbourhood is not None and len(snapshot.ever):
+        seeds, neighbourhood = seeds_of(snapshot), self.neighbourhood
+        found = np.empty((0, 0), np.int32)
+        if seeds is not None and neighbourhood is not None:
+            if isinstance(snapshot.config.candidates, Seals):
                 return await self._grown_candidates(neighbourhood, snapshot)
-            case Anchors() if neighbourhood is not None:
-                starts = anchors(policy, snapshot)
-                if not len(starts):
-                    return None
-                found = await neighbourhood.of(starts)
-                return await self._workers.run(
-                    lambda: around(policy, materials, snapshot, starts, found)
-                )
-        return None
+            found = await neighbourhood.of(seeds)
+        return await self._workers.run(lambda: candidates_of(materials, snapshot, seeds, found))
 
     async def _grown_candidates(
         self, neighbourhood: Neighbourhood, snapshot: Snapshot

@@ -59,7 +59,7 @@ class Materials:
     Attributes:
         pool: the session's pool version.
         eligible: bool [N], rows that the filter admits; None: all.
-        groups: int32 [N], group number of each row, -1 for none; None: there are no groups.
+        groups: int32 [N], group number of each row, or `NO_GROUP`; None: there are no groups.
         rule: what holds for groups.
         order: the fixed order of the exploration share, from which estimates come.
         validation: rows that measure the head and never train it, in hash order.
@@ -100,15 +100,17 @@ class Materials:
         digest = blake2b(rule.column.encode(), digest_size=8).digest()
         column = int.from_bytes(digest, "little") % 2**21
         numbers = self.groups[np.array(rows, np.int32)].tolist()
-        return [NO_GROUP if number < 0 else column << 31 | number for number in numbers]
+        return [NO_GROUP if number == NO_GROUP else column << 31 | number for number in numbers]
 
     def group_of(self, row: int) -> int:
-        """Group number of a row, -1 for none."""
+        """Group number of a row, or `NO_GROUP`."""
         return NO_GROUP if self.groups is None else int(self.groups[row])
 
     def groups_of(self, rows: Rows) -> Rows:
-        """Group numbers of rows, -1 for none."""
-        return np.full(len(rows), -1, np.int32) if self.groups is None else self.groups[rows]
+        """Group numbers of rows, or `NO_GROUP`; int32."""
+        if self.groups is None:
+            return np.full(len(rows), NO_GROUP, np.int32)
+        return self.groups[rows]
 
 
 class Loader:

@@ -17,9 +17,9 @@ from coresift.server.estimates.stability import kappa
 from coresift.server.estimates.validation import Measured, accuracy, mean_average_precision
 from coresift.server.head import Head, Task, TrainingSet, fit
 from coresift.server.selection.shortlist import predicted_classes
-from coresift.server.session.consensus import Decisions, decide
 from coresift.server.session.materials import Materials
 from coresift.server.session.snapshot import HeadState, Snapshot, training_rows
+from coresift.server.session.votes import Decisions, decide
 
 PROBE_ITEMS = 1_000
 LEAST_TRAINED = 50

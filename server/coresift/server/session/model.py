@@ -30,9 +30,8 @@ class Model:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the head's columns; binary: the positive class."""
-        names = self.live.config.classes
-        return names[1:] if self.head.task is Task.BINARY else names
+        """Names of the head's columns."""
+        return self.state.snapshot.config.head_classes
 
 
 @dataclass(frozen=True, slots=True)

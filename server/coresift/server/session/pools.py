@@ -54,7 +54,7 @@ class Pools:
         if version not in versions:
             raise CoresiftError(
                 Reason.POOL_NOT_FOUND,
-                f"pool {name!r} has no version {version!r} here",
+                f"pool {name!r} has no version {version!r} here; served are {', '.join(versions)}",
                 field=version_field,
             )
         return versions[version]

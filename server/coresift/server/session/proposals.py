@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from heapq import nsmallest
 
 import numpy as np
 
@@ -22,6 +21,8 @@ from coresift.server.state.store import MAX_PROPOSALS, NO_GROUP
 
 MAX_SHORTLIST = 16_384
 """Rows that a batch policy and the limits of a batch look at."""
+CHUNK = 512
+"""Rows of an order looked at together; most calls need no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +33,27 @@ class Proposed:
     score: float
     predicted: int
     reason: PickReason
+    component: int = 0
+    """Place in the session's mix of the strategy that scored it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """The free rows of an order, and whether the order goes on."""
+    """Free rows of an order: the first ``needed`` of them, or all that it has so far."""
 
     order: Order
     places: list[int]
-    has_more: bool
+    needed: int
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there may be further ones."""
+        return len(self.places) >= self.needed or not self.order.scored.complete
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a deeper order could hold the missing ones."""
+        return len(self.places) < self.needed and not self.order.scored.complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,45 +63,64 @@ class TakenGroups:
     As the claim script has it: a further annotator may get that very row, nobody another one.
     """
 
-    materials: Materials
-    rows: Mapping[int, int]
+    groups: Rows
+    holders: Rows
+    """int32 [groups]: the row that has the lease or label; FREE or SEVERAL."""
 
     @classmethod
     def of(cls, materials: Materials, view: View, *, is_review: bool) -> TakenGroups:
         """The groups that a view knows to be taken; second looks heed leases alone."""
         rule, groups = materials.rule, materials.groups
         if rule is None or groups is None or not rule.one_lease:
-            return cls(materials, {})
-        labelled = view.votes if rule.one_label and not is_review else ()
-        rows: dict[int, int] = {}
-        for row in labelled:
-            rows.setdefault(int(groups[row]), row)
+            return cls(np.empty(0, np.int32), np.empty(0, np.int32))
+        holders = np.full(int(groups.max(initial=NO_GROUP)) + 1, FREE, np.int32)
+        if rule.one_label and not is_review:
+            rows = np.fromiter(view.votes, np.int32, len(view.votes))
+            rows = rows[groups[rows] != NO_GROUP]
+            # The first to be labelled counts: of equal places NumPy keeps the last assignment.
+            holders[groups[rows[::-1]]] = rows[::-1]
         for row in view.leases:
-            if rows.setdefault(int(groups[row]), row) != row:
-                rows[int(groups[row])] = NOBODY
-        rows.pop(NO_GROUP, None)
-        return cls(materials, rows)
+            if (group := groups[row]) != NO_GROUP and holders[group] != row:
+                holders[group] = row if holders[group] == FREE else SEVERAL
+        return cls(groups, holders)
 
     def admits(self, row: int) -> bool:
         """Whether the row's group is free, or taken by the row itself."""
-        return not self.rows or self.rows.get(self.materials.group_of(row), row) == row
+        if not len(self.holders) or (group := self.groups[row]) == NO_GROUP:
+            return True
+        return bool(self.holders[group] in (FREE, row))
 
 
-NOBODY = -1
-"""Stands for a row where two rows of a group are taken."""
+FREE, SEVERAL = -1, -2
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What is free for an annotator at one moment of the view; see `arranged`."""
+    """What is free for an annotator at one moment of the view.
+
+    Attributes:
+        offset: of the view.
+        first: rows that go before all strategies.
+        free: of each strategy's order.
+        recent: rows that became unavailable since the ranking's snapshot.
+    """
 
     offset: int
-    """Of the view."""
     first: list[Proposed]
-    """Rows that go before all strategies."""
     explore: Free | None
     free: list[Free]
     taken: TakenGroups
+    recent: list[int]
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the strategies' orders may hold further free rows."""
+        return any(free.has_more for free in self.free)
+
+    def blocked(self, ranking: Ranking) -> Rows:
+        """Rows, ascending, that the annotator cannot get."""
+        recent = np.array(self.recent, np.int32)
+        return np.union1d(ranking.snapshot.labelled(), recent).astype(np.int32)
 
 
 def over_ask(size: int) -> int:
@@ -110,53 +142,64 @@ def shortlist_size(config: SessionConfig, wanted: int) -> int:
     return min(max(MAX_SHORTLIST, wanted), needed)
 
 
-def offer(ranking: Ranking, view: View, annotator: str, wanted: int) -> Offer:
-    """The rows of a ranking that are free for the annotator, enough for ``wanted`` proposals."""
-    config = ranking.snapshot.config
+def offer(ranking: Ranking, view: View, annotator: str, wanted: int, needed: int) -> Offer:
+    """The rows of a ranking that are free for the annotator: ``needed`` of each order, which
+    suffice for ``wanted`` proposals."""
     taken = TakenGroups.of(ranking.materials, view, is_review=ranking.is_review)
+    votes, leases, hidden, skips = view.votes, view.leases, view.hidden, view.skips
 
-    def is_free(row: int) -> bool:
-        if ranking.is_review:
-            return view.free_for_review(row, annotator) and taken.admits(row)
-        is_new = row not in view.votes and view.free_for(row, annotator)
-        return is_new and taken.admits(row)
+    def is_new(row: int) -> bool:
+        return (
+            row not in votes
+            and row not in hidden
+            and (row not in leases or view.free_for(row, annotator))
+            and (row, annotator) not in skips
+            and taken.admits(row)
+        )
+
+    def is_reviewable(row: int) -> bool:
+        return view.free_for_review(row, annotator) and taken.admits(row)
 
     def free(order: Order, needed: int) -> Free:
+        rows, is_free = order.scored.rows, is_reviewable if ranking.is_review else is_new
         places: list[int] = []
-        for place, row in enumerate(order.scored.rows.tolist()):
+        for start in range(0, len(rows), CHUNK):
+            part = rows[start : start + CHUNK].tolist()
+            places += [start + place for place, row in enumerate(part) if is_free(row)]
             if len(places) >= needed:
-                return Free(order, places, True)
-            if is_free(row):
-                places.append(place)
-        return Free(order, places, not order.scored.complete)
+                break
+        return Free(order, places[:needed], needed)
 
     if ranking.is_review:
-        return Offer(view.offset, [], None, [free(ranking.orders[0], wanted)], taken)
-    lacking = _under_voted(ranking.materials, view, annotator, wanted)
-    first = [p for p in lacking if taken.admits(p.row)]
-    needed = shortlist_size(config, wanted)
+        return Offer(view.offset, [], None, [free(ranking.orders[0], wanted)], taken, [])
+    first = _under_voted(ranking.materials, view, annotator, taken, wanted)
     validation = free(ranking.validation, needed)
     first += _proposed(validation.order, validation.places)
     explore = None if ranking.explore is None else free(ranking.explore, needed)
-    orders = [free(order, needed) for order in ranking.orders]
-    return Offer(view.offset, first, explore, orders, taken)
+    # An order whose choices depend on each other is diverse itself, and dear.
+    orders = [
+        free(order, max(wanted, needed // 5) if order.is_ranked else needed)
+        for order in ranking.orders
+    ]
+    return Offer(view.offset, first, explore, orders, taken, _recent(ranking, view, annotator))
 
 
-def lacks(offered: Offer, ranking: Ranking, wanted: int) -> bool:
+def _recent(ranking: Ranking, view: View, annotator: str) -> list[int]:
+    """Rows that are leased, skipped, hidden, or labelled since the ranking's snapshot."""
+    recent = [row for row in view.leases if not view.free_for(row, annotator)]
+    recent += [row for row, name in view.skips if name == annotator]
+    recent += view.hidden
+    for row, offset in reversed(view.ever.items()):
+        if offset <= ranking.snapshot.revision:
+            break
+        recent.append(row)
+    return recent
+
+
+def lacks(offered: Offer) -> bool:
     """Whether a deeper ranking could fill an offer that is short."""
-    config = ranking.snapshot.config
-    needed = shortlist_size(config, wanted)
-    short = [free for free in offered.free if len(free.places) < needed]
-    if offered.explore is not None and len(offered.explore.places) < needed:
-        short.append(offered.explore)
-    return any(free.has_more for free in short)
-
-
-def is_short(offered: Offer, wanted: int) -> bool:
-    """Whether there are fewer than ``wanted`` free rows."""
     orders = [*offered.free, *([offered.explore] if offered.explore is not None else [])]
-    rows = {int(free.order.scored.rows[place]) for free in orders for place in free.places[:wanted]}
-    return len(rows | {p.row for p in offered.first}) < wanted
+    return any(free.is_cut for free in orders)
 
 
 def chosen(
@@ -166,7 +209,7 @@ def chosen(
     by their shares, each as the batch policy arranges it; all within the limits of a batch.
 
     Args:
-        beyond: so many rows beyond the candidates; called where the candidates are short.
+        beyond: so many rows beyond the candidates; called where these are all looked at.
     """
     if ranking.is_review:  # the most doubtful first, whatever the policy for new items
         return _proposed(offered.free[0].order, offered.free[0].places)
@@ -175,7 +218,7 @@ def chosen(
     while True:
         merged = _merged(offered, ranking, reach)
         is_all = len(merged) < reach
-        if is_all and ranking.complete:
+        if is_all and not offered.has_more:
             there, more = {p.row for p in merged}, beyond(reach)
             is_all = len(more) < reach
             merged += [p for p in more if p.row not in there and offered.taken.admits(p.row)]
@@ -278,7 +321,7 @@ def _limited(
 def _proposed(order: Order, places: list[int]) -> list[Proposed]:
     scored = order.scored
     return [
-        Proposed(row, score, predicted, order.reason)
+        Proposed(row, score, predicted, order.reason, order.component)
         for row, score, predicted in zip(
             scored.rows[places].tolist(),
             scored.scores[places].tolist(),
@@ -288,12 +331,21 @@ def _proposed(order: Order, places: list[int]) -> list[Proposed]:
     ]
 
 
-def _under_voted(materials: Materials, view: View, annotator: str, wanted: int) -> list[Proposed]:
+def _under_voted(
+    materials: Materials, view: View, annotator: str, taken: TakenGroups, wanted: int
+) -> list[Proposed]:
     """Labelled items that lack further votes, those with most votes first."""
-    lacking = materials.admits(np.fromiter(view.under_voted, np.int32, len(view.under_voted)))
-    rows = [row for row in lacking.tolist() if view.free_for(row, annotator)]
-    rows = nsmallest(wanted, rows, key=lambda row: (-len(view.votes[row]), row))
-    return [Proposed(row, float("nan"), -1, PickReason.UNDER_VOTED) for row in rows]
+    votes = view.votes
+    open_rows = [row for row in view.under_voted if annotator not in votes[row]]
+    lacking = materials.admits(np.array(open_rows, np.int32))
+    counts = np.fromiter((len(votes[row]) for row in lacking.tolist()), np.int64, len(lacking))
+    found: list[Proposed] = []
+    for row in lacking[np.lexsort((lacking, -counts))].tolist():
+        if len(found) == wanted:
+            break
+        if view.free_for(row, annotator) and taken.admits(row):
+            found.append(Proposed(row, float("nan"), -1, PickReason.UNDER_VOTED))
+    return found
 
 
 def expansion(ranking: Ranking, near: Rows, blocked: Rows, wanted: int) -> list[Proposed]:

@@ -39,6 +39,8 @@ class Order:
     Attributes:
         reason: why these rows.
         share: of each batch, of the sum over all orders.
+        component: place of the strategy in the session's mix.
+        is_ranked: each choice depends on those before it.
         scored: the rows; not ``complete`` where more exist beyond the last.
         details: what the strategy found on its way.
     """
@@ -47,6 +49,8 @@ class Order:
     share: float
     scored: Scored
     details: Mapping[str, float] = field(default_factory=dict)
+    component: int = 0
+    is_ranked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +93,12 @@ class Ranking:
 
     @property
     def details(self) -> Mapping[str, float]:
-        """What the strategies found on their way."""
-        return {name: value for order in self.orders for name, value in order.details.items()}
+        """What the strategies found on their way; in a mix under the path of each."""
+        return {
+            name if len(self.orders) == 1 else f"shares[{order.component}].{name}": value
+            for order in self.orders
+            for name, value in order.details.items()
+        }
 
     def ranked_rows(self) -> Rows:
         """Rows of all orders of the strategies, ascending."""
@@ -128,8 +136,12 @@ def rank(
         situation = situation_of(materials, state)
         total = sum(part.share for part in mix)
         orders = tuple(
-            replace(_order(part.strategy, situation, candidates, blocked), share=part.share / total)
-            for part in mix
+            replace(
+                _order(part.strategy, situation, candidates, blocked),
+                share=part.share / total,
+                component=number,
+            )
+            for number, part in enumerate(mix)
         )
     explore = _explored(materials, snapshot, FIRST_DEPTH)
     return Ranking(
@@ -177,24 +189,25 @@ def _order(
     candidates: Candidates | None,
     blocked: Bools,
     known: int = 0,
+    wanted: int = 0,
 ) -> Order:
-    """The first rows of a strategy's order; many more than are ``known``."""
+    """The first rows of a strategy's order: more than are ``known``, and ``wanted`` at least."""
     prepared = strategy_of(choice).prepare(situation)
     pool, head = situation.pool, situation.head
     if isinstance(prepared, Ranker):
         rows = np.flatnonzero(~blocked).astype(np.int32)
         if candidates is not None:
             rows = candidates.rows[~blocked[candidates.rows]]
-        ranked = prepared.rank(rows, max(FIRST_RANKED, 2 * known))
+        ranked = prepared.rank(rows, max(FIRST_RANKED, 3 * known // 2, wanted))
         complete = len(ranked.rows) == len(rows)
         predicted = np.full(len(ranked.rows), -1, np.int16)
         if head is not None:
             predicted = predicted_classes(head, head.logits(pool.fetch(ranked.rows)))
         scored = Scored(ranked.rows, ranked.scores, predicted, complete)
-        return Order(PickReason.EXPLOIT, 1.0, scored, ranked.details)
+        return Order(PickReason.EXPLOIT, 1.0, scored, ranked.details, is_ranked=True)
     columns = Columns.of(prepared, head)
     parts = whole_pool(pool, columns) if candidates is None else candidates.parts_of(pool, columns)
-    depth = max(FIRST_DEPTH, 8 * known)
+    depth = max(FIRST_DEPTH, 8 * known, 2 * wanted)
     scored = top(prepared, head, parts, pool.fetch, blocked, depth, pool.max_norm)
     return Order(PickReason.EXPLOIT, 1.0, scored)
 
@@ -211,12 +224,12 @@ def whole_pool(
         yield from pool.scan(lambda block: columns.part(block.rows, block.product), stop=stop)
 
 
-def deeper(ranking: Ranking) -> Ranking:
-    """The same ranking with more rows: eight times as many (twice where they are dear)."""
+def deeper(ranking: Ranking, wanted: int = 0) -> Ranking:
+    """The same ranking with more rows: many more, and ``wanted`` at least, if there are as many."""
     materials, state = ranking.materials, ranking.state
     snapshot = state.snapshot
     blocked = _blocked(materials, snapshot)
-    deepest = max(len(order.scored.rows) for order in ranking.orders)
+    deepest = max(wanted, *(len(order.scored.rows) for order in ranking.orders))
     explore = _explored(materials, snapshot, 8 * max(FIRST_DEPTH, deepest))
     if ranking.is_cold:
         near = ranking.near if ranking.near is not None else np.empty((0, 0), np.int32)
@@ -228,8 +241,16 @@ def deeper(ranking: Ranking) -> Ranking:
         order
         if order.scored.complete
         else replace(
-            _order(part.strategy, situation, ranking.candidates, blocked, len(order.scored.rows)),
+            _order(
+                part.strategy,
+                situation,
+                ranking.candidates,
+                blocked,
+                len(order.scored.rows),
+                max(wanted // 5, wanted if not order.is_ranked else 0),
+            ),
             share=order.share,
+            component=order.component,
         )
         for part, order in zip(snapshot.config.mix, ranking.orders, strict=True)
     )

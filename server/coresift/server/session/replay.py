@@ -10,24 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from coresift.server.arrays import Rows
 from coresift.server.selection.candidates import neighbours_of
-from coresift.server.session.candidates import candidates_of
+from coresift.server.session.candidates import candidates_of, seeds_of
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.live import LOG_PAGE, head_of
 from coresift.server.session.materials import Loader, Materials
-from coresift.server.session.proposals import (
-    TakenGroups,
-    chosen,
-    expansion,
-    is_short,
-    lacks,
-    offer,
-    over_ask,
-)
+from coresift.server.session.proposals import TakenGroups, over_ask
+from coresift.server.session.proposing import Deeper, NearLeased, Run, propose
 from coresift.server.session.ranking import Ranking, deeper, rank
 from coresift.server.session.review import review
 from coresift.server.session.snapshot import Snapshot, head_state
@@ -94,19 +88,29 @@ class _Player:
             ranking = review(ranking, head_of(ranking.state))
         seen = self._view("proposals", grant.view_offset)
         allowed = self._view("claims", grant.offset - 1)
-        wanted, annotator = over_ask(grant.size), grant.annotator
-        offered = offer(ranking, seen, annotator, wanted)
-        while lacks(offered, ranking, wanted):
-            ranking = self._ranking = deeper(ranking)
-            offered = offer(ranking, seen, annotator, wanted)
-        near = blocked = np.empty(0, np.int32)
-        if not grant.review and is_short(offered, wanted):
-            if neighbours_of(seen.config.candidates) and seen.leases:
-                leased = np.array(sorted(seen.leases), np.int32)
-                near = np.unique(self._neighbours_of(seen.config, leased)).astype(np.int32)
-            blocked = seen.blocked_rows(annotator)
-        found = chosen(offered, ranking, wanted, lambda n: expansion(ranking, near, blocked, n))
-        return _granted(ranking, allowed, annotator, [p.row for p in found])[: grant.size]
+        found = self._proposed(ranking, seen, grant)
+        return _granted(ranking, allowed, grant.annotator, found)[: grant.size]
+
+    def _proposed(self, ranking: Ranking, seen: View, grant: GrantEntry) -> list[int]:
+        steps = propose(lambda: seen, ranking, grant.annotator, grant.size, over_ask(grant.size))
+        answer: Any = None
+        try:
+            while True:
+                match steps.send(answer):
+                    case Deeper(shallow, wanted):
+                        answer = self._ranking = deeper(shallow, wanted)
+                    case NearLeased():
+                        answer = self._near_leased(seen)
+                    case Run(work):
+                        answer = work()
+        except StopIteration as done:
+            return [p.row for p in done.value.rows]
+
+    def _near_leased(self, seen: View) -> Rows:
+        if not neighbours_of(seen.config.candidates) or not seen.leases:
+            return np.empty(0, np.int32)
+        leased = np.array(sorted(seen.leases), np.int32)
+        return np.unique(self._neighbours_of(seen.config, leased)).astype(np.int32)
 
     def _view(self, use: str, offset: int) -> View:
         view = self._views.get(use)
@@ -132,9 +136,10 @@ class _Player:
                 return current
         snapshot = Snapshot.of(view)
         materials = self._load(view.config)
-        candidates = candidates_of(
-            materials, snapshot, lambda rows: self._neighbours_of(snapshot.config, rows)
-        )
+        seeds, found = seeds_of(snapshot), np.empty((0, 0), np.int32)
+        if seeds is not None:
+            found = self._neighbours_of(snapshot.config, seeds)
+        candidates = candidates_of(materials, snapshot, seeds, found)
         self._ranking = rank(materials, head_state(materials, snapshot), candidates)
         return self._ranking
 

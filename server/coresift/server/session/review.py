@@ -6,19 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from coresift.server.arrays import Float64s, Int64s, Rows
+from coresift.server.arrays import Float64s, Rows
+from coresift.server.cross_fitting import cross_fitted_logits
 from coresift.server.estimates.activelab import second_opinions
 from coresift.server.estimates.consensus import Votes
-from coresift.server.estimates.second_look import (
-    class_probabilities,
-    cross_fitted_logits,
-    losses_of,
-)
+from coresift.server.estimates.second_look import class_probabilities, fold_of, losses_of
 from coresift.server.head import Head, Task, TrainingSet
 from coresift.server.selection.shortlist import Scored, predicted_classes
-from coresift.server.session.labels import unpack
-from coresift.server.session.ranking import Order, PickReason, Ranking
-from coresift.server.session.snapshot import Snapshot, training_rows
+from coresift.server.session.ranking import FIRST_RANKED, Order, PickReason, Ranking
+from coresift.server.session.snapshot import training_rows
+from coresift.server.session.votes import Decisions, decide
 
 
 def review(ranking: Ranking, head: Head) -> Ranking:
@@ -34,7 +31,8 @@ def review(ranking: Ranking, head: Head) -> Ranking:
     config, pool = snapshot.config, materials.pool
     rows, targets, opposed = training_rows(materials, snapshot)
     training = TrainingSet(pool.fetch(rows), targets, opposed)
-    logits = cross_fitted_logits(config.task, config.head, training, rows, config.seed)
+    folds = fold_of(rows, config.seed)
+    logits = cross_fitted_logits(config.task, config.head, training, folds)
     held_out = np.intersect1d(materials.validation, snapshot.labelled()).astype(np.int32)
     held_out, more_targets, more_opposed = snapshot.targets_of(held_out)
     held_out_logits = np.where(head.fitted, head.logits(pool.fetch(held_out)), np.nan)
@@ -42,11 +40,11 @@ def review(ranking: Ranking, head: Head) -> Ranking:
     logits = np.concatenate([logits, held_out_logits])
     targets = np.concatenate([targets, more_targets])
     opposed = np.concatenate([opposed, more_opposed])
-    details = {}
-    votes, annotators = votes_of(snapshot, rows)
-    several = bool((np.bincount(votes.items, minlength=1) > 1).any())
-    if several and config.task is not Task.MULTILABEL:
-        new_rows = ranking.ranked_rows()
+    details: dict[str, float] = {}
+    decisions = None if config.task is Task.MULTILABEL else decide(snapshot)
+    if decisions is not None and len(decisions.said.items) > len(decisions.items):
+        votes, annotators = votes_of(decisions, rows)
+        new_rows = np.concatenate([order.scored.rows[:FIRST_RANKED] for order in ranking.orders])
         new = _full_probabilities(head, head.logits(pool.fetch(new_rows)))
         scores = second_opinions(class_probabilities(logits), votes, annotators, new)
         worth = scores.labelled
@@ -54,36 +52,30 @@ def review(ranking: Ranking, head: Head) -> Ranking:
             details["best_new_item"] = float(scores.unlabelled.max())
     else:
         worth = losses_of(config.task, logits, targets, opposed)
+    if materials.eligible is not None:  # the filter holds for second looks, too
+        worth[~materials.eligible[rows]] = np.nan
     order = np.lexsort((rows, -worth))
+    order = order[~np.isnan(worth[order])]
     predicted = predicted_classes(head, np.nan_to_num(logits, nan=-np.inf)[order])
     scored = Scored(rows[order].astype(np.int32), worth[order], predicted, True)
     return replace(
         ranking,
         orders=(Order(PickReason.REVIEW, 1.0, scored, details),),
+        candidates=None,
         explore=None,
         is_review=True,
     )
 
 
-def votes_of(snapshot: Snapshot, rows: Rows) -> tuple[Votes, int]:
-    """The votes for a class on ``rows``, by place, and how many annotators there are; multilabel:
-    votes of any content."""
-    names: dict[str, int] = {}
-    items: list[int] = []
-    annotators: list[int] = []
-    classes: list[int] = []
-    decoded: dict[bytes, int | None] = {}
-    for place, row in enumerate(rows.tolist()):
-        for name, value in sorted(snapshot.votes[row].items()):
-            if value not in decoded:
-                label = unpack(value)
-                decoded[value] = 0 if label is not None and not isinstance(label, int) else label
-            if (number := decoded[value]) is not None:
-                items.append(place)
-                annotators.append(names.setdefault(name, len(names)))
-                classes.append(number)
-    columns: list[Int64s] = [np.array(part, np.int64) for part in (items, annotators, classes)]
-    return Votes(*columns), max(1, len(names))
+def votes_of(decisions: Decisions, rows: Rows) -> tuple[Votes, int]:
+    """The votes for a class (binary, multiclass), and how many annotators have one.
+
+    Args:
+        rows: int32 [n], all rows with such a vote, in any order; votes name items by place in it.
+    """
+    said, place = decisions.said, np.argsort(rows)
+    names, annotators = np.unique(decisions.annotators[said.annotators], return_inverse=True)
+    return Votes(place[said.items], annotators, said.classes), len(names)
 
 
 def _full_probabilities(head: Head, logits: Float64s) -> Float64s:

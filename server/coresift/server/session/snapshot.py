@@ -76,6 +76,14 @@ class HeadState:
             return f"prior-{self.snapshot.config.prior_head[:16]}"
         return head_key(self.snapshot.revision, self.snapshot.nonce, self.snapshot.config_version)
 
+    @property
+    def unfitted_classes(self) -> tuple[str, ...]:
+        """Names of the columns that the head lacks; all without a head."""
+        names = self.snapshot.config.head_classes
+        if self.head is None:
+            return names
+        return tuple(name for name, ok in zip(names, self.head.fitted, strict=True) if not ok)
+
 
 def fit_head(materials: Materials, snapshot: Snapshot) -> Head | None:
     """The head of the snapshot's labels; None where they do not determine one."""

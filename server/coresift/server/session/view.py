@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-import numpy as np
-
-from coresift.server.arrays import Bools, Rows
+from coresift.server.arrays import Bools
 from coresift.server.session.config import SessionConfig
 from coresift.server.state.entries import (
     ConfigEntry,
@@ -181,7 +179,7 @@ class View:
         return any(
             len(self.votes.get(row, ())) < self.quota_of(row)
             and self._is_open(row, annotator)
-            and (eligible is None or eligible[row])
+            and _is_eligible(row, eligible)
             for row in self.leases
         )
 
@@ -198,10 +196,9 @@ class View:
         )
         skipped = (row for row, name in self.skips if name == annotator)
         gone = {*full, *skipped, *self.hidden}
-        return sum(eligible is None or bool(eligible[row]) for row in gone) < items
+        return sum(_is_eligible(row, eligible) for row in gone) < items
 
-    def blocked_rows(self, annotator: str) -> Rows:
-        """Rows, ascending, that have a vote or are not free for the annotator."""
-        leased = (row for row in self.leases if not self.free_for(row, annotator))
-        skipped = (row for row, name in self.skips if name == annotator)
-        return np.array(sorted({*self.votes, *self.hidden, *leased, *skipped}), np.int32)
+
+def _is_eligible(row: int, eligible: Bools | None) -> bool:
+    """Whether a mask admits a row; it may be older than the pool version that brought the row."""
+    return eligible is None or (row < len(eligible) and bool(eligible[row]))

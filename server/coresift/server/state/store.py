@@ -132,7 +132,8 @@ class Claim:
     all their votes. Such a lease raises the row's quota by what it needs, for good: where it
     ends without a label, the row lacks a vote and is offered to all."""
     one_label: bool = False
-    """Of a group in which rows are labelled, only the one that was labelled first is free."""
+    """Of a group in which rows are labelled, only rows with votes are free: the caller proposes the
+    one that was labelled first."""
 
 
 @dataclass(frozen=True, slots=True)

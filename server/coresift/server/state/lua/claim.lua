@@ -88,8 +88,9 @@ local function filled(row, votes, held, quota)
   return count
 end
 
--- Whether another row of the group is leased, or with one label a group is its labelled one.
-local function group_is_taken(group, row)
+-- Whether another row of the group is leased or, with one label a group, labelled. A row with votes
+-- is proposed only where it was labelled first: the view knows labels from before the rule, too.
+local function group_is_taken(group, row, votes)
   if is_led[group] then
     return true
   end
@@ -101,7 +102,7 @@ local function group_is_taken(group, row)
   if leased and leased ~= row and redis.call('HEXISTS', KEYS[HELD], leased) == 1 then
     return true
   end
-  if a.o and labelled then
+  if a.o and labelled and not votes then
     for _, other in ipairs(cmsgpack.unpack(labelled)) do
       if redis.call('HEXISTS', KEYS[VOTES], other) == 1 then
         return other ~= row
@@ -135,7 +136,7 @@ local function take(from, to)
     local quota = s.quota + (extras and tonumber(extras[i] or 0) or 0)
     local fills = not skipped and filled(row, votes[i], count, quota)
     local group = a.g and a.g[at] or -1
-    if fills and (group < 0 or not group_is_taken(group, row)) then
+    if fills and (group < 0 or not group_is_taken(group, row, votes[i])) then
       taken[row] = true
       if fills > quota then
         raised[#raised + 1] = row
