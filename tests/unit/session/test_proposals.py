@@ -32,6 +32,7 @@ from coresift.server.session.materials import Loader, Materials
 from coresift.server.session.pools import Pools
 from coresift.server.session.proposals import Proposed, expansion, merge
 from coresift.server.session.ranking import PickReason, Ranking, rank
+from coresift.server.session.review import review
 from coresift.server.session.snapshot import Snapshot, head_state
 from coresift.server.session.view import View
 from coresift.server.state.entries import GrantEntry, LabelsEntry, ReleaseEntry
@@ -555,6 +556,48 @@ def test_an_expansion_has_enough_and_nothing_blocked(
     order = random_order(ranking.snapshot.config.seed, "fill", N, N).tolist()
     expected = [row for row in order if row in left - close]
     assert filled == expected[: wanted - len(expanded)]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"groups": GroupRule("video", 1)},
+        {"batch": BatchConfig(Choice("gist"))},
+        {"batch": BatchConfig(max_similarity=0.9, class_shares=(("positive", 0.5),))},
+        {"mix": HALF, "explore_fraction": 0.3, "groups": GroupRule("video", 2)},
+    ],
+)
+def test_batches_do_not_depend_on_how_deep_others_looked(
+    pool: Pool, loader: Loader, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "FIRST_DEPTH", 6)
+    view = a_view(pool, candidates=Seals(30), **fields)
+    shallow = ranked(loader, view, range(4, 50))
+    assert not shallow.complete
+    deep = shallow
+    while not deep.complete:
+        deep = ranking.deeper(deep)
+    for wanted in (1, 4, 11, 40):
+        one, other = proposed(shallow, view, wanted), proposed(deep, view, wanted)
+        assert (rows_of(one), reasons_of(one)) == (rows_of(other), reasons_of(other))
+
+
+@pytest.mark.parametrize("policy", list(BATCH_POLICIES))
+@pytest.mark.parametrize(
+    "fields", [{}, {"mix": HALF}, {"groups": GroupRule("video", one_lease=True)}]
+)
+def test_second_looks_end_with_every_policy(
+    pool: Pool, loader: Loader, policy: str, fields: dict[str, Any]
+) -> None:
+    view = a_view(pool, batch=BatchConfig(Choice(policy), max_similarity=0.9), **fields)
+    label(view, {row: (NO, YES)[row % 2] for row in range(4, 24)}, "bob")
+    whole = ranked(loader, view)
+    head = whole.state.head
+    assert head is not None
+    found = proposed(review(whole, head), view, 10, "cyd")
+    assert len(found) == 10
+    assert {p.reason for p in found} == {PickReason.REVIEW}
+    assert set(rows_of(found)) <= view.votes.keys()
 
 
 def test_shortlists_grow_with_what_a_batch_needs(pool: Pool) -> None:
