@@ -537,3 +537,20 @@ async def test_groups_are_counted_exactly(
     most = most_leased_at_once(log, groups)
     assert most == dict.fromkeys(range(int(groups.max()) + 1), 1)
     await check_replay(pair, session)
+
+
+async def test_labels_by_a_replica_that_has_not_heard_of_the_rule(
+    pair: Pair, pool: Pool, truth: Bools
+) -> None:
+    one, two = pair
+    session = await created(one, pool)
+    await label(two, session, [0, 20, 40, 5, 10], truth)
+    await two.next_batch(session, "bob", 1)
+    rule = GroupRule("group", one_label=True)
+    await one.lifecycle.update(session, {"groups": rule}, None, a_request())
+    batch = await one.next_batch(session, "cyd", 1)
+    await label(two, session, [1], truth)
+    got = await one.next_batch(session, "ann", 40, min_revision=batch.revision)
+    groups = pool.groups("group")
+    assert groups[1] not in groups[rows_of(got)]
+    assert replay(one.loader, await read_log(one.store, session)).differences == ()

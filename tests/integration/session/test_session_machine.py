@@ -353,7 +353,6 @@ class SessionMachine(RuleBasedStateMachine):
         if batch.picks:
             self.answers.append((ask, batch))
 
-    @precondition(lambda self: self.model.rule is None or not self.model.rule.one_label)
     @rule(at=replicas, annotator=annotators, size=sizes)
     def next_batch_by_old_labels(self, at: int, annotator: str, size: int) -> None:
         """The replica need not know the newest labels; what it grants is free all the same."""

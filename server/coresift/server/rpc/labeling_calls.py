@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -62,12 +61,6 @@ class LabelingCalls:
 
         async def add(live: LiveSession) -> pb.AddLabelsResponse:
             writes = _writes(live, annotator, request.labels)
-            if live.config.groups is not None and live.config.groups.one_label:
-                materials = await live.materials(live.config)
-                groups = materials.kept_groups([write.row for write in writes])
-                writes = [
-                    replace(write, group=group) for write, group in zip(writes, groups, strict=True)
-                ]
             done = await self.services.labeling.add_labels(live, identity, annotator, writes)
             if done.config_version not in live.view.configs:
                 await reconfigured(live)

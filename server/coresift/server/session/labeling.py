@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
-from coresift.server.errors import invalid
+from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.metrics import Metrics
 from coresift.server.session.live import LOG_PAGE, LiveSession, check_reached
 from coresift.server.state.entries import LabelsEntry
 from coresift.server.state.store import (
+    NO_GROUP,
     Labelled,
     LabelWrite,
     LiveLease,
@@ -18,6 +20,9 @@ from coresift.server.state.store import (
     Request,
     Store,
 )
+
+MAX_TRIPS = 6
+"""Tries of one AddLabels while the configuration changes."""
 
 
 class Labeling:
@@ -30,11 +35,33 @@ class Labeling:
         self, live: LiveSession, request: Request, annotator: str, labels: Sequence[LabelWrite]
     ) -> Labelled:
         """Commit labels and end the annotator's leases on their items."""
-        labelled = await self._store.add_labels(live.uid, request, annotator, labels)
+        labelled = await self._committed(live, request, annotator, labels)
         if not labelled.replayed:
             for outcome in labelled.outcomes:
                 self._metrics.labels.labels(outcome.name.lower()).inc()
         return labelled
+
+    async def _committed(
+        self, live: LiveSession, request: Request, annotator: str, labels: Sequence[LabelWrite]
+    ) -> Labelled:
+        """The labels with their groups by the newest configuration."""
+        for _ in range(MAX_TRIPS):
+            config, version = live.config, live.view.config_version
+            if config.groups is not None and config.groups.one_label:
+                materials = await live.materials(config)
+                groups = materials.kept_groups([label.row for label in labels])
+                labels = [replace(own, group=g) for own, g in zip(labels, groups, strict=True)]
+            else:
+                labels = [replace(own, group=NO_GROUP) for own in labels]
+            try:
+                return await self._store.add_labels(live.uid, request, annotator, labels, version)
+            except CoresiftError as error:
+                if error.reason is not Reason.CONFIG_VERSION_MISMATCH:
+                    raise
+                await live.sync(time.monotonic())
+        raise CoresiftError(
+            Reason.STATE_UNAVAILABLE, "the configuration changes too fast", retry_after_s=0.1
+        )
 
     async def renew(
         self,

@@ -84,7 +84,12 @@ class LabelOperations:
         return granted_of(rest[0], replayed=False, entries=entries)
 
     async def add_labels(
-        self, uid: str, request: Request, annotator: str, labels: Sequence[LabelWrite]
+        self,
+        uid: str,
+        request: Request,
+        annotator: str,
+        labels: Sequence[LabelWrite],
+        config_version: int | None = None,
     ) -> Labelled:
         """See `Store.add_labels`."""
         _limit("labels", len(labels), MAX_LABELS)
@@ -97,6 +102,7 @@ class LabelOperations:
             "i": pack([label.item_id for label in labels]),
             "v": pack([label.value for label in labels]),
             **_groups(labels),
+            **({} if config_version is None else {"c": config_version}),
         }
         reply = await self._write("labels", scripts.LABELS, uid, request, arguments)
         return labelled_of(reply[1], replayed=reply[0] == b"replayed")

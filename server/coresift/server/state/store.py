@@ -263,9 +263,18 @@ class Store(Protocol):
         ...
 
     async def add_labels(
-        self, uid: str, request: Request, annotator: str, labels: Sequence[LabelWrite]
+        self,
+        uid: str,
+        request: Request,
+        annotator: str,
+        labels: Sequence[LabelWrite],
+        config_version: int | None = None,
     ) -> Labelled:
-        """Commit up to 1,000 labels of one annotator and end that annotator's leases on them."""
+        """Commit up to 1,000 labels of one annotator and end that annotator's leases on them.
+
+        CONFIG_VERSION_MISMATCH unless the version, where one is given, is the newest: the labels'
+        groups are those of a configuration.
+        """
         ...
 
     async def renew(

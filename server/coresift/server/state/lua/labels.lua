@@ -2,7 +2,7 @@
 -- Arguments: q request_id, d digest, a annotator, n nonce of the entry, f one byte a label ("1":
 --   a lease was shown), and three packed lists that the entry holds as they are: r rows,
 --   i item_ids, v values. An empty value takes the label back. g groups of the rows, one a label
---   (-1: none; absent: none has one).
+--   (-1: none; absent: none has one), c config version that they come from (absent: any).
 -- Answer: u outcomes, one byte a label, v revision, n nonce, c config version.
 -- Reply: "done", the answer.
 
@@ -19,6 +19,9 @@ end
 local again = replay(s, 'labels', a.d)
 if again then
   return again
+end
+if a.c and a.c ~= s.cv then
+  return refused('CONFIG_VERSION_MISMATCH', s.cv)
 end
 settle(s)
 
