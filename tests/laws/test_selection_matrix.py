@@ -128,7 +128,7 @@ def materials_of(pool: Pool, config: SessionConfig) -> Materials:
     order = HashOrder(config.seed, "explore", N, eligible)
     validation = HashOrder(config.seed, "validation", N, eligible).first(config.validation_size)
     signal = np.random.default_rng(1).random(N).astype(np.float32)
-    return Materials(pool, eligible, None, None, order, validation, {"model/": signal}, None)
+    return Materials(pool, eligible, None, 0, None, order, validation, {"model/": signal}, None)
 
 
 def ranked(pool: Pool, config: SessionConfig, view: View) -> Ranking:

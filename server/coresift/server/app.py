@@ -37,11 +37,11 @@ from coresift.server.session.coreset_jobs import CoresetJobs
 from coresift.server.session.coreset_plans import Planner
 from coresift.server.session.labeling import Labeling
 from coresift.server.session.lifecycle import Lifecycle
-from coresift.server.session.live import LiveSessions
 from coresift.server.session.materials import Loader
 from coresift.server.session.model import Modelling
 from coresift.server.session.pools import Pools
 from coresift.server.session.progress import ProgressReports
+from coresift.server.session.sessions import LiveSessions
 from coresift.server.session.signals import Signals
 from coresift.server.session.vector_scores import VectorScoring
 from coresift.server.session.workers import Workers

@@ -33,7 +33,8 @@ from coresift.server.session.advice import StopAdvice
 from coresift.server.session.batches import Ask, Batch
 from coresift.server.session.config import BatchConfig, Component, GroupRule
 from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets, unpack
-from coresift.server.session.proposals import chosen, offer
+from coresift.server.session.offers import offer
+from coresift.server.session.proposals import chosen
 from coresift.server.session.ranking import PickReason
 from coresift.server.session.replay import read_log, replay
 from coresift.server.state.store import RETRACTION, Outcome, Release

@@ -29,8 +29,9 @@ from coresift.server.session.config import BatchConfig, Component, GroupRule, Se
 from coresift.server.session.config_checks import complete
 from coresift.server.session.labels import pack_class
 from coresift.server.session.materials import Loader, Materials
+from coresift.server.session.offers import Proposed
 from coresift.server.session.pools import Pools
-from coresift.server.session.proposals import Proposed, expansion, merge
+from coresift.server.session.proposals import expansion, merge
 from coresift.server.session.ranking import PickReason, Ranking, rank
 from coresift.server.session.review import review
 from coresift.server.session.snapshot import Snapshot, head_state

@@ -17,7 +17,8 @@ from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
 from coresift.server.session.live import LiveSession, check_reached
 from coresift.server.session.materials import Materials
-from coresift.server.session.proposals import Proposed, is_plain, over_ask
+from coresift.server.session.offers import Proposed
+from coresift.server.session.proposals import is_plain, over_ask
 from coresift.server.session.proposing import (
     Deeper,
     NearLeased,

@@ -14,8 +14,9 @@ from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.head import Head
 from coresift.server.pool.pool import Pool
 from coresift.server.session.history import head_at
-from coresift.server.session.live import LiveSessions, head_of
 from coresift.server.session.pools import Pools
+from coresift.server.session.sessions import LiveSessions
+from coresift.server.session.snapshot import head_of
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import Request, Store
 

@@ -15,9 +15,9 @@ from coresift.server.head import Head
 from coresift.server.pool.pool import Pool
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.config_checks import complete
-from coresift.server.session.live import LiveSessions
 from coresift.server.session.materials import Loader
 from coresift.server.session.pools import Pools
+from coresift.server.session.sessions import LiveSessions
 from coresift.server.session.signals import Signals
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import Request, SessionRecord, Store

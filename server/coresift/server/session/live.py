@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -22,7 +21,7 @@ from coresift.server.session.neighbourhood import Neighbourhood
 from coresift.server.session.pools import Pools
 from coresift.server.session.ranking import Ranking, deeper, rank
 from coresift.server.session.review import review
-from coresift.server.session.snapshot import HeadState, Snapshot, head_state, positive_rows
+from coresift.server.session.snapshot import HeadState, Snapshot, head_of, head_state, positive_rows
 from coresift.server.session.view import View
 from coresift.server.session.workers import Workers
 from coresift.server.state.entries import Entry, ExpiryEntry, LabelsEntry
@@ -32,7 +31,6 @@ LOG_PAGE = 2_000
 """Log entries read at a time."""
 APPLY_ENTRIES = 16
 """Entries applied at a time: at most 16,000 labels, about 30 ms."""
-CACHED_SESSIONS = 1_000
 KEPT_BYTES = 1 << 30
 """Memory for vectors of candidates, over all sessions."""
 KEPT_MATERIALS = 2
@@ -314,53 +312,6 @@ class LiveSession:
         count = items if candidates is None else len(candidates.rows)
         self._metrics.candidates.observe(count)
         self._metrics.considered.observe(count / items)
-
-
-class LiveSessions:
-    """The sessions that this replica has seen lately, by id."""
-
-    def __init__(
-        self, pools: Pools, loader: Loader, store: Store, workers: Workers, metrics: Metrics
-    ) -> None:
-        self._make = (pools, loader, store, workers, metrics)
-        self._store = store
-        self._sessions: OrderedDict[str, LiveSession] = OrderedDict()
-
-    async def open(self, session_id: str) -> LiveSession:
-        """The session, from the cache or the store. SESSION_NOT_FOUND."""
-        live = self._sessions.get(session_id)
-        if live is None:
-            live = LiveSession(await self._store.read(session_id), *self._make)
-            live = self._sessions.setdefault(session_id, live)
-            while len(self._sessions) > CACHED_SESSIONS:
-                self._sessions.popitem(last=False)
-        self._sessions.move_to_end(session_id)
-        self._shed()
-        return live
-
-    def _shed(self) -> None:
-        """Keep the memory of candidates' vectors in bounds: those not used for longest go."""
-        kept = sum(live.kept_bytes for live in self._sessions.values())
-        for live in self._sessions.values():
-            if kept <= KEPT_BYTES:
-                break
-            kept -= live.kept_bytes
-            live.shed()
-
-    def drop(self, session_id: str) -> bool:
-        """Forget a session; False if it was not cached."""
-        return self._sessions.pop(session_id, None) is not None
-
-
-def head_of(state: HeadState) -> Head:
-    """The head, or HEAD_NOT_FITTED."""
-    if state.head is None:
-        raise CoresiftError(
-            Reason.HEAD_NOT_FITTED,
-            "the labels do not determine a head yet: binary sessions need a positive and a "
-            "negative, multiclass two classes, multilabel one class present and absent",
-        )
-    return state.head
 
 
 def check_reached(field: str, wanted: int, revision: int) -> None:

@@ -60,6 +60,7 @@ class Materials:
         pool: the session's pool version.
         eligible: bool [N], rows that the filter admits; None: all.
         groups: int32 [N], group number of each row, or `NO_GROUP`; None: there are no groups.
+        group_count: how many groups there are.
         rule: what holds for groups.
         order: the fixed order of the exploration share, from which estimates come.
         validation: rows that measure the head and never train it, in hash order.
@@ -70,6 +71,7 @@ class Materials:
     pool: Pool
     eligible: Bools | None
     groups: Rows | None
+    group_count: int
     rule: GroupRule | None
     order: HashOrder
     validation: Rows
@@ -137,6 +139,7 @@ class Loader:
             pool,
             eligible,
             groups,
+            0 if groups is None else int(groups.max(initial=NO_GROUP)) + 1,
             config.groups,
             HashOrder(seed, "explore", items, eligible),
             validation,

@@ -14,9 +14,9 @@ from coresift.server.head import Head, Task
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.shortlist import Columns, top
 from coresift.server.selection.strategy import Errors, Floats, Part
-from coresift.server.session.live import LiveSession, head_of
+from coresift.server.session.live import LiveSession
 from coresift.server.session.ranking import whole_pool
-from coresift.server.session.snapshot import HeadState
+from coresift.server.session.snapshot import HeadState, head_of
 from coresift.server.session.workers import Workers
 
 

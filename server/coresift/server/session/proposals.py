@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,113 +14,12 @@ from coresift.server.selection.registry import batch_policy_of, strategy_of
 from coresift.server.selection.shortlist import canonical
 from coresift.server.selection.strategy import Ranker
 from coresift.server.session.config import SessionConfig
-from coresift.server.session.materials import Materials
+from coresift.server.session.offers import Free, Offer, Proposed, proposed
 from coresift.server.session.ranking import Order, PickReason, Ranking, situation_of
-from coresift.server.session.view import View
-from coresift.server.state.store import MAX_PROPOSALS, NO_GROUP
+from coresift.server.state.store import MAX_PROPOSALS
 
 MAX_SHORTLIST = 16_384
 """Rows that a batch policy and the limits of a batch look at."""
-CHUNK = 512
-"""Rows of an order looked at together; most calls need no more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Proposed:
-    """A row to offer. ``score`` is NaN where no strategy chose it."""
-
-    row: int
-    score: float
-    predicted: int
-    reason: PickReason
-    component: int = 0
-    """Place in the session's mix of the strategy that scored it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Free:
-    """Free rows of an order: the first ``needed`` of them, or all that it has so far."""
-
-    order: Order
-    places: list[int]
-    needed: int
-
-    @property
-    def has_more(self) -> bool:
-        """Whether there may be further ones."""
-        return len(self.places) >= self.needed or not self.order.scored.complete
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether a deeper order could hold the missing ones."""
-        return len(self.places) < self.needed and not self.order.scored.complete
-
-
-@dataclass(frozen=True, slots=True)
-class TakenGroups:
-    """Groups that have a lease or a label, where a rule allows one, and the row that has it.
-
-    As the claim script has it: a further annotator may get that very row, nobody another one.
-    """
-
-    groups: Rows
-    holders: Rows
-    """int32 [groups]: the row that has the lease or label; FREE or SEVERAL."""
-
-    @classmethod
-    def of(cls, materials: Materials, view: View, *, is_review: bool) -> TakenGroups:
-        """The groups that a view knows to be taken; second looks heed leases alone."""
-        rule, groups = materials.rule, materials.groups
-        if rule is None or groups is None or not rule.one_lease:
-            return cls(np.empty(0, np.int32), np.empty(0, np.int32))
-        holders = np.full(int(groups.max(initial=NO_GROUP)) + 1, FREE, np.int32)
-        if rule.one_label and not is_review:
-            rows = np.fromiter(view.votes, np.int32, len(view.votes))
-            rows = rows[groups[rows] != NO_GROUP]
-            # The first to be labelled counts: of equal places NumPy keeps the last assignment.
-            holders[groups[rows[::-1]]] = rows[::-1]
-        for row in view.leases:
-            if (group := groups[row]) != NO_GROUP and holders[group] != row:
-                holders[group] = row if holders[group] == FREE else SEVERAL
-        return cls(groups, holders)
-
-    def admits(self, row: int) -> bool:
-        """Whether the row's group is free, or taken by the row itself."""
-        if not len(self.holders) or (group := self.groups[row]) == NO_GROUP:
-            return True
-        return bool(self.holders[group] in (FREE, row))
-
-
-FREE, SEVERAL = -1, -2
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What is free for an annotator at one moment of the view.
-
-    Attributes:
-        offset: of the view.
-        first: rows that go before all strategies.
-        free: of each strategy's order.
-        recent: rows that became unavailable since the ranking's snapshot.
-    """
-
-    offset: int
-    first: list[Proposed]
-    explore: Free | None
-    free: list[Free]
-    taken: TakenGroups
-    recent: list[int]
-
-    @property
-    def has_more(self) -> bool:
-        """Whether the strategies' orders may hold further free rows."""
-        return any(free.has_more for free in self.free)
-
-    def blocked(self, ranking: Ranking) -> Rows:
-        """Rows, ascending, that the annotator cannot get."""
-        recent = np.array(self.recent, np.int32)
-        return np.union1d(ranking.snapshot.labelled(), recent).astype(np.int32)
 
 
 def over_ask(size: int) -> int:
@@ -142,66 +41,6 @@ def shortlist_size(config: SessionConfig, wanted: int) -> int:
     return min(max(MAX_SHORTLIST, wanted), needed)
 
 
-def offer(ranking: Ranking, view: View, annotator: str, wanted: int, needed: int) -> Offer:
-    """The rows of a ranking that are free for the annotator: ``needed`` of each order, which
-    suffice for ``wanted`` proposals."""
-    taken = TakenGroups.of(ranking.materials, view, is_review=ranking.is_review)
-    votes, leases, hidden, skips = view.votes, view.leases, view.hidden, view.skips
-
-    def is_new(row: int) -> bool:
-        return (
-            row not in votes
-            and row not in hidden
-            and (row not in leases or view.free_for(row, annotator))
-            and (row, annotator) not in skips
-            and taken.admits(row)
-        )
-
-    def is_reviewable(row: int) -> bool:
-        return view.free_for_review(row, annotator) and taken.admits(row)
-
-    def free(order: Order, needed: int) -> Free:
-        rows, is_free = order.scored.rows, is_reviewable if ranking.is_review else is_new
-        places: list[int] = []
-        for start in range(0, len(rows), CHUNK):
-            part = rows[start : start + CHUNK].tolist()
-            places += [start + place for place, row in enumerate(part) if is_free(row)]
-            if len(places) >= needed:
-                break
-        return Free(order, places[:needed], needed)
-
-    if ranking.is_review:
-        return Offer(view.offset, [], None, [free(ranking.orders[0], wanted)], taken, [])
-    first = _under_voted(ranking.materials, view, annotator, taken, wanted)
-    validation = free(ranking.validation, needed)
-    first += _proposed(validation.order, validation.places)
-    explore = None if ranking.explore is None else free(ranking.explore, needed)
-    # An order whose choices depend on each other is diverse itself, and dear.
-    orders = [
-        free(order, max(wanted, needed // 5) if order.is_ranked else needed)
-        for order in ranking.orders
-    ]
-    return Offer(view.offset, first, explore, orders, taken, _recent(ranking, view, annotator))
-
-
-def _recent(ranking: Ranking, view: View, annotator: str) -> list[int]:
-    """Rows that are leased, skipped, hidden, or labelled since the ranking's snapshot."""
-    recent = [row for row in view.leases if not view.free_for(row, annotator)]
-    recent += [row for row, name in view.skips if name == annotator]
-    recent += view.hidden
-    for row, offset in reversed(view.ever.items()):
-        if offset <= ranking.snapshot.revision:
-            break
-        recent.append(row)
-    return recent
-
-
-def lacks(offered: Offer) -> bool:
-    """Whether a deeper ranking could fill an offer that is short."""
-    orders = [*offered.free, *([offered.explore] if offered.explore is not None else [])]
-    return any(free.is_cut for free in orders)
-
-
 def chosen(
     offered: Offer, ranking: Ranking, wanted: int, beyond: Callable[[int], list[Proposed]]
 ) -> list[Proposed]:
@@ -212,7 +51,7 @@ def chosen(
         beyond: so many rows beyond the candidates; called where these are all looked at.
     """
     if ranking.is_review:  # the most doubtful first, whatever the policy for new items
-        return _proposed(offered.free[0].order, offered.free[0].places)
+        return proposed(offered.free[0].order, offered.free[0].places)
     limits = _limits(ranking.snapshot.config)
     reach = wanted if limits is None else 4 * wanted
     while True:
@@ -235,7 +74,7 @@ def _merged(offered: Offer, ranking: Ranking, reach: int) -> list[Proposed]:
     orders = [_arranged(free, ranking, reach) for free in offered.free]
     shares = [(1 - config.explore_fraction) * free.order.share for free in offered.free]
     if offered.explore is not None:
-        orders.append(_proposed(offered.explore.order, offered.explore.places))
+        orders.append(proposed(offered.explore.order, offered.explore.places))
         shares.append(config.explore_fraction)
     first = offered.first[:reach]
     return first + merge(orders, shares, reach - len(first), {p.row for p in first})
@@ -291,18 +130,18 @@ def _shortlist(ranking: Ranking, proposed: list[Proposed]) -> Shortlist:
 def _arranged(free: Free, ranking: Ranking, reach: int) -> list[Proposed]:
     """Up to ``reach`` rows of an order as the batch policy has them, within the limits."""
     config = ranking.snapshot.config
-    proposed = _proposed(free.order, free.places)
+    found = proposed(free.order, free.places)
     limits = _limits(config)
     if is_plain(config):
-        return proposed[:reach]
-    rows = np.array([p.row for p in proposed], np.int32)
-    shortlist = _shortlist(ranking, proposed)
+        return found[:reach]
+    rows = np.array([p.row for p in found], np.int32)
+    shortlist = _shortlist(ranking, found)
     places = batch_policy_of(config.batch.policy).arrange(shortlist, reach)
     if limits is not None:
-        predicted = np.array([p.predicted for p in proposed], np.int16)
+        predicted = np.array([p.predicted for p in found], np.int16)
         groups = ranking.materials.groups_of(rows)
         places = within(limits, shortlist, places, reach, predicted, groups)
-    return [proposed[place] for place in places.tolist()]
+    return [found[place] for place in places.tolist()]
 
 
 def _limited(
@@ -316,36 +155,6 @@ def _limited(
     shortlist = _shortlist(ranking, merged)
     places = within(together, shortlist, np.arange(len(rows)), wanted, predicted, groups)
     return [merged[place] for place in places.tolist()]
-
-
-def _proposed(order: Order, places: list[int]) -> list[Proposed]:
-    scored = order.scored
-    return [
-        Proposed(row, score, predicted, order.reason, order.component)
-        for row, score, predicted in zip(
-            scored.rows[places].tolist(),
-            scored.scores[places].tolist(),
-            scored.predicted[places].tolist(),
-            strict=True,
-        )
-    ]
-
-
-def _under_voted(
-    materials: Materials, view: View, annotator: str, taken: TakenGroups, wanted: int
-) -> list[Proposed]:
-    """Labelled items that lack further votes, those with most votes first."""
-    votes = view.votes
-    open_rows = [row for row in view.under_voted if annotator not in votes[row]]
-    lacking = materials.admits(np.array(open_rows, np.int32))
-    counts = np.fromiter((len(votes[row]) for row in lacking.tolist()), np.int64, len(lacking))
-    found: list[Proposed] = []
-    for row in lacking[np.lexsort((lacking, -counts))].tolist():
-        if len(found) == wanted:
-            break
-        if view.free_for(row, annotator) and taken.admits(row):
-            found.append(Proposed(row, float("nan"), -1, PickReason.UNDER_VOTED))
-    return found
 
 
 def expansion(ranking: Ranking, near: Rows, blocked: Rows, wanted: int) -> list[Proposed]:
@@ -377,5 +186,5 @@ def _scored(ranking: Ranking, rows: Rows) -> list[Proposed]:
             head, fetch = ranking.state.head, ranking.materials.pool.fetch
             scored = canonical(prepared, head, rows, fetch)
             order = Order(PickReason.EXPAND, 1.0, scored)
-            return _proposed(order, list(range(len(rows))))
+            return proposed(order, list(range(len(rows))))
     return [Proposed(row, float("nan"), -1, PickReason.EXPAND) for row in rows.tolist()]

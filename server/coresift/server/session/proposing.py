@@ -14,15 +14,12 @@ from typing import Any
 import numpy as np
 
 from coresift.server.arrays import Rows
+from coresift.server.session.offers import Offer, Proposed, lacks, offer
 from coresift.server.session.proposals import (
     MAX_SHORTLIST,
-    Offer,
-    Proposed,
     chosen,
     expansion,
     is_plain,
-    lacks,
-    offer,
     shortlist_size,
 )
 from coresift.server.session.ranking import Ranking

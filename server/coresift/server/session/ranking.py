@@ -10,13 +10,13 @@ import numpy as np
 
 from coresift.server.arrays import Bools, Rows
 from coresift.server.pool.pool import Pool
-from coresift.server.selection.candidates import neighbours_of
 from coresift.server.selection.registry import Choice, strategy_of
 from coresift.server.selection.shortlist import Columns, Scored, predicted_classes, top
 from coresift.server.selection.strategy import Part, Ranker, Situation
 from coresift.server.session.candidates import BLOCK, Candidates
+from coresift.server.session.cold_start import cold_start, nearest_to_positives, unscored
 from coresift.server.session.materials import Materials
-from coresift.server.session.snapshot import HeadState, Snapshot, positive_rows, training_rows
+from coresift.server.session.snapshot import HeadState, Snapshot, training_rows
 
 
 class PickReason(IntEnum):
@@ -129,8 +129,8 @@ def rank(
     mix = snapshot.config.mix
     if state.head is None and any(strategy_of(part.strategy).needs_head for part in mix):
         if near is None:
-            near = _nearest_to_positives(materials.pool, snapshot)
-        scored = _cold_start(materials, snapshot, near, blocked, FIRST_DEPTH)
+            near = nearest_to_positives(materials.pool, snapshot)
+        scored = cold_start(materials, snapshot, near, blocked, FIRST_DEPTH)
         orders: tuple[Order, ...] = (Order(PickReason.COLD_START, 1.0, scored),)
     else:
         situation = situation_of(materials, state)
@@ -233,7 +233,7 @@ def deeper(ranking: Ranking, wanted: int = 0) -> Ranking:
     explore = _explored(materials, snapshot, 8 * max(FIRST_DEPTH, deepest))
     if ranking.is_cold:
         near = ranking.near if ranking.near is not None else np.empty((0, 0), np.int32)
-        scored = _cold_start(materials, snapshot, near, blocked, 8 * max(1, deepest))
+        scored = cold_start(materials, snapshot, near, blocked, 8 * max(1, deepest))
         orders: tuple[Order, ...] = (replace(ranking.orders[0], scored=scored),)
         return replace(ranking, orders=orders, explore=explore)
     situation = situation_of(materials, state)
@@ -277,41 +277,3 @@ def _explored(materials: Materials, snapshot: Snapshot, depth: int) -> Order | N
     rows = rows[~np.isin(rows, np.union1d(snapshot.labelled(), materials.validation))]
     is_complete = wanted >= materials.order.length
     return Order(PickReason.EXPLORE, share, unscored(rows, is_complete=is_complete))
-
-
-def unscored(rows: Rows, *, is_complete: bool) -> Scored:
-    """Rows that no strategy scored, in their order."""
-    return Scored(rows, np.full(len(rows), np.nan), np.full(len(rows), -1, np.int16), is_complete)
-
-
-def _nearest_to_positives(pool: Pool, snapshot: Snapshot) -> Rows:
-    rows = positive_rows(snapshot)
-    k = min(neighbours_of(snapshot.config.candidates) or 100, pool.manifest.items - 1)
-    if not len(rows) or not k:
-        return np.empty((0, 0), np.int32)
-    return pool.neighbours(rows, k)
-
-
-def _cold_start(
-    materials: Materials, snapshot: Snapshot, nearest: Rows, blocked: Bools, depth: int
-) -> Scored:
-    """An order before a head exists.
-
-    Only positives labelled: by turns their neighbours (the nearest of each first) and random
-    items. Otherwise typical items of distinct clusters (the start of Hacohen et al., 2022),
-    then random ones.
-    """
-    order = materials.random(snapshot.config.seed, "cold_start")
-    wanted = depth + len(snapshot.votes) + len(materials.validation)
-    random = order.first(wanted)
-    if len(nearest):
-        near = nearest.T.ravel()
-        near = near[np.sort(np.unique(near, return_index=True)[1])]
-        turns = np.concatenate([2.0 * np.arange(len(near)), 2.0 * np.arange(len(random)) + 1])
-        rows = np.concatenate([near, random])[np.argsort(turns, kind="stable")]
-    else:
-        rows = np.concatenate([materials.pool.cold_start_rows, random])
-    rows = rows[np.sort(np.unique(rows, return_index=True)[1])]
-    rows = rows[~blocked[rows]].astype(np.int32)
-    is_complete = wanted >= order.length
-    return unscored(rows if is_complete else rows[:depth], is_complete=is_complete)

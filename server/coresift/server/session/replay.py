@@ -18,13 +18,14 @@ from coresift.server.arrays import Rows
 from coresift.server.selection.candidates import neighbours_of
 from coresift.server.session.candidates import candidates_of, seeds_of
 from coresift.server.session.config import SessionConfig
-from coresift.server.session.live import LOG_PAGE, head_of
+from coresift.server.session.live import LOG_PAGE
 from coresift.server.session.materials import Loader, Materials
-from coresift.server.session.proposals import TakenGroups, over_ask
+from coresift.server.session.proposals import over_ask
 from coresift.server.session.proposing import Deeper, NearLeased, Run, propose
 from coresift.server.session.ranking import Ranking, deeper, rank
 from coresift.server.session.review import review
-from coresift.server.session.snapshot import Snapshot, head_state
+from coresift.server.session.snapshot import Snapshot, head_of, head_state
+from coresift.server.session.taken_groups import TakenGroups
 from coresift.server.session.view import View
 from coresift.server.state.entries import ConfigEntry, Entry, GrantEntry
 from coresift.server.state.store import NO_GROUP, Settings, Store

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coresift.server.arrays import Float64s, Int64s, Rows
+from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import Head, Task, TrainingSet, fit
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.labels import pack_class, training_targets
@@ -123,3 +124,14 @@ def positive_rows(snapshot: Snapshot) -> Rows:
     positive = pack_class(1)
     rows = [row for row, item in snapshot.votes.items() if positive in item.values()]
     return np.sort(np.array(rows, np.int32))
+
+
+def head_of(state: HeadState) -> Head:
+    """The head, or HEAD_NOT_FITTED."""
+    if state.head is None:
+        raise CoresiftError(
+            Reason.HEAD_NOT_FITTED,
+            "the labels do not determine a head yet: binary sessions need a positive and a "
+            "negative, multiclass two classes, multilabel one class present and absent",
+        )
+    return state.head

@@ -20,11 +20,11 @@ from coresift.server.pool.rows import Stop, check
 from coresift.server.selection.registry import strategy_of
 from coresift.server.selection.shortlist import canonical_part
 from coresift.server.selection.strategy import Differentiable, Part, Ranker, Scorer
-from coresift.server.session.live import LiveSession, head_of
+from coresift.server.session.live import LiveSession
 from coresift.server.session.materials import Materials
 from coresift.server.session.model import Model
 from coresift.server.session.ranking import Ranking, situation_of
-from coresift.server.session.snapshot import HeadState
+from coresift.server.session.snapshot import HeadState, head_of
 from coresift.server.session.workers import Workers
 
 BLOCK_NUMBERS = 1 << 22

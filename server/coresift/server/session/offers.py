@@ -1,0 +1,170 @@
+"""What of a ranking is free for an annotator at one moment of a view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from coresift.server.arrays import Rows
+from coresift.server.session.materials import Materials
+from coresift.server.session.ranking import Order, PickReason, Ranking
+from coresift.server.session.taken_groups import TakenGroups
+from coresift.server.session.view import View
+
+CHUNK = 512
+"""Rows of an order looked at together; most calls need no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """A row to offer. ``score`` is NaN where no strategy chose it."""
+
+    row: int
+    score: float
+    predicted: int
+    reason: PickReason
+    component: int = 0
+    """Place in the session's mix of the strategy that scored it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Free rows of an order: the first ``needed`` of them, or all that it has so far."""
+
+    order: Order
+    places: list[int]
+    needed: int
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there may be further ones."""
+        return len(self.places) >= self.needed or not self.order.scored.complete
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a deeper order could hold the missing ones."""
+        return len(self.places) < self.needed and not self.order.scored.complete
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What is free for an annotator at one moment of the view.
+
+    Attributes:
+        offset: of the view.
+        first: rows that go before all strategies.
+        free: of each strategy's order.
+        recent: rows that became unavailable since the ranking's snapshot; only where the orders
+            have no more, so that rows beyond them are looked for.
+    """
+
+    offset: int
+    first: list[Proposed]
+    explore: Free | None
+    free: list[Free]
+    taken: TakenGroups
+    recent: list[int]
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the strategies' orders may hold further free rows."""
+        return any(free.has_more for free in self.free)
+
+    def blocked(self, ranking: Ranking) -> Rows:
+        """Rows, ascending, that the annotator cannot get."""
+        recent = np.array(self.recent, np.int32)
+        return np.union1d(ranking.snapshot.labelled(), recent).astype(np.int32)
+
+
+def offer(ranking: Ranking, view: View, annotator: str, wanted: int, needed: int) -> Offer:
+    """The rows of a ranking that are free for the annotator: ``needed`` of each order, which
+    suffice for ``wanted`` proposals."""
+    taken = TakenGroups.of(ranking.materials, view, is_review=ranking.is_review)
+    votes, leases, hidden, skips = view.votes, view.leases, view.hidden, view.skips
+
+    def is_new(row: int) -> bool:
+        return (
+            row not in votes
+            and row not in hidden
+            and (row not in leases or view.free_for(row, annotator))
+            and (row, annotator) not in skips
+            and taken.admits(row)
+        )
+
+    def is_reviewable(row: int) -> bool:
+        return view.free_for_review(row, annotator) and taken.admits(row)
+
+    def free(order: Order, needed: int) -> Free:
+        rows, is_free = order.scored.rows, is_reviewable if ranking.is_review else is_new
+        places: list[int] = []
+        for start in range(0, len(rows), CHUNK):
+            part = rows[start : start + CHUNK].tolist()
+            places += [start + place for place, row in enumerate(part) if is_free(row)]
+            if len(places) >= needed:
+                break
+        return Free(order, places[:needed], needed)
+
+    if ranking.is_review:
+        return Offer(view.offset, [], None, [free(ranking.orders[0], wanted)], taken, [])
+    first = _under_voted(ranking.materials, view, annotator, taken, wanted)
+    validation = free(ranking.validation, needed)
+    first += proposed(validation.order, validation.places)
+    explore = None if ranking.explore is None else free(ranking.explore, needed)
+    # An order whose choices depend on each other is diverse itself, and dear.
+    orders = [
+        free(order, max(wanted, needed // 5) if order.is_ranked else needed)
+        for order in ranking.orders
+    ]
+    has_more = any(order.has_more for order in orders)
+    recent = [] if has_more else _recent(ranking, view, annotator)
+    return Offer(view.offset, first, explore, orders, taken, recent)
+
+
+def _recent(ranking: Ranking, view: View, annotator: str) -> list[int]:
+    """Rows that are leased, skipped, hidden, or labelled since the ranking's snapshot."""
+    recent = [row for row in view.leases if not view.free_for(row, annotator)]
+    recent += [row for row, name in view.skips if name == annotator]
+    recent += view.hidden
+    for row, offset in reversed(view.ever.items()):
+        if offset <= ranking.snapshot.revision:
+            break
+        recent.append(row)
+    return recent
+
+
+def lacks(offered: Offer) -> bool:
+    """Whether a deeper ranking could fill an offer that is short."""
+    orders = [*offered.free, *([offered.explore] if offered.explore is not None else [])]
+    return any(free.is_cut for free in orders)
+
+
+def proposed(order: Order, places: list[int]) -> list[Proposed]:
+    """The rows at some places of an order."""
+    scored = order.scored
+    return [
+        Proposed(row, score, predicted, order.reason, order.component)
+        for row, score, predicted in zip(
+            scored.rows[places].tolist(),
+            scored.scores[places].tolist(),
+            scored.predicted[places].tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _under_voted(
+    materials: Materials, view: View, annotator: str, taken: TakenGroups, wanted: int
+) -> list[Proposed]:
+    """Labelled items that lack further votes, those with most votes first."""
+    votes = view.votes
+    open_rows = [row for row in view.under_voted if annotator not in votes[row]]
+    lacking = materials.admits(np.array(open_rows, np.int32))
+    counts = np.fromiter((len(votes[row]) for row in lacking.tolist()), np.int64, len(lacking))
+    found: list[Proposed] = []
+    for row in lacking[np.lexsort((lacking, -counts))].tolist():
+        if len(found) == wanted:
+            break
+        if view.free_for(row, annotator) and taken.admits(row):
+            found.append(Proposed(row, float("nan"), -1, PickReason.UNDER_VOTED))
+    return found
