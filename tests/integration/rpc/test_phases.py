@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +13,7 @@ from coresift.client import (
     All,
     Client,
     Label,
+    Mix,
     Outcome,
     Phase,
     Pick,
@@ -174,3 +176,20 @@ def test_the_last_item_is_offered_again_once_it_is_returned(client: Client) -> N
         client.release_leases(session, "ann", [last.item_id])
         [again] = client.next_batch(session, name, 5)
         assert again.item_id == last.item_id
+
+
+def test_picks_of_a_mix_name_their_strategy(client: Client) -> None:
+    mix = Mix({"max_entropy": 3, "random": 1})
+    session = client.create_session("things", strategy=mix, explore_fraction=0.2).session_id
+    cold = client.next_batch(session, "ann", 5)
+    assert cold.strategy == "mix"
+    assert {pick.strategy for pick in cold} == {""}
+    labels = {f"item-{n}": ("negative", "positive")[n % 2] for n in range(10)}
+    client.add_labels(session, labels, "ann")
+    batch = client.next_batch(session, "ann", 20)
+    by = Counter((pick.reason, pick.strategy) for pick in batch)
+    assert by == {
+        (PickReason.EXPLOIT, "max_entropy"): 12,
+        (PickReason.EXPLOIT, "random"): 4,
+        (PickReason.EXPLORE, ""): 4,
+    }
