@@ -99,10 +99,7 @@ def _listen(process: subprocess.Popen[bytes], ready: Path, log: Path) -> str:
         if process.poll() is not None:
             raise ServerFailure(_why("coresift serve ended", log.read_text(errors="replace")))
         if ready.exists():
-            try:
-                return str(json.loads(ready.read_text())["listen"])
-            except (ValueError, KeyError):
-                pass  # it is being written
+            return str(json.loads(ready.read_text())["listen"])  # written whole or not at all
         time.sleep(0.02)
     raise ServerFailure(
         _why(f"coresift serve was not ready in {READY_S:g} s", log.read_text(errors="replace"))

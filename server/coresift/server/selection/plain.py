@@ -40,10 +40,9 @@ class HashScorer(RowScorer):
     """The keyed hash of the row."""
 
     seed: int
-    purpose: str = "random"
 
     def score(self, part: Part) -> Floats:
-        return priorities(self.seed, self.purpose, part.rows)
+        return priorities(self.seed, "random", part.rows)
 
 
 @dataclass(frozen=True, slots=True)

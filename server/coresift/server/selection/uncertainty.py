@@ -65,15 +65,22 @@ def _constant(value: float) -> Callable[[int], float]:
 
 
 @dataclass(frozen=True, slots=True)
-class MaxEntropy:
-    """Entropy of the predicted classes in nats (Shannon, 1948; Settles, 2009)."""
+class Doubt:
+    """What the strategies of this module have in common."""
 
     over: Over = parameter("mean", "multilabel: over the columns", choices=("mean", "max"))
     needs_head: ClassVar[bool] = True
     tasks: ClassVar[frozenset[Task]] = EVERY_TASK
 
     def objection(self, setting: Setting) -> str | None:
-        return _only_multilabel(self.over, setting)
+        if self.over != "mean" and setting.task is not Task.MULTILABEL:
+            return "reads over only on a multilabel task"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class MaxEntropy(Doubt):
+    """Entropy of the predicted classes in nats (Shannon, 1948; Settles, 2009)."""
 
     def prepare(self, situation: Situation) -> Scorer:
         return entropy_scorer(situation.task, self.over)
@@ -90,18 +97,11 @@ def entropy_scorer(task: Task, over: Over = "mean") -> LogitScorer:
 
 
 @dataclass(frozen=True, slots=True)
-class Margin:
+class Margin(Doubt):
     """Minus the gap between the two largest probabilities (Scheffer et al., 2001).
 
     Multilabel: minus |p - (1 - p)| of the columns.
     """
-
-    over: Over = parameter("mean", "multilabel: over the columns", choices=("mean", "max"))
-    needs_head: ClassVar[bool] = True
-    tasks: ClassVar[frozenset[Task]] = EVERY_TASK
-
-    def objection(self, setting: Setting) -> str | None:
-        return _only_multilabel(self.over, setting)
 
     def prepare(self, situation: Situation) -> Scorer:
         match situation.task:
@@ -113,15 +113,8 @@ class Margin:
 
 
 @dataclass(frozen=True, slots=True)
-class LeastConfidence:
+class LeastConfidence(Doubt):
     """One minus the largest probability (Lewis and Gale, 1994)."""
-
-    over: Over = parameter("mean", "multilabel: over the columns", choices=("mean", "max"))
-    needs_head: ClassVar[bool] = True
-    tasks: ClassVar[frozenset[Task]] = EVERY_TASK
-
-    def objection(self, setting: Setting) -> str | None:
-        return _only_multilabel(self.over, setting)
 
     def prepare(self, situation: Situation) -> Scorer:
         match situation.task:
@@ -130,12 +123,6 @@ class LeastConfidence:
             case Task.MULTICLASS:
                 return LogitScorer(_softmax_doubt, _constant(1.0), _softmax_doubt_slope)
         return _over_columns(self.over, _column_doubt, _column_doubt_slope, 0.25)
-
-
-def _only_multilabel(over: Over, setting: Setting) -> str | None:
-    if over != "mean" and setting.task is not Task.MULTILABEL:
-        return "reads over only on a multilabel task"
-    return None
 
 
 def _over_columns(
