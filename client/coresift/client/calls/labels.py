@@ -167,7 +167,8 @@ def import_labels(
         try:
             results.append((yield from add_labels(session, part, annotator, request_id=part_id)))
         except CoresiftError as error:
-            error.add_note(f"the first {done} labels of this import are recorded")
+            if done:
+                error.add_note(f"the first {done} labels of this import are recorded")
             raise
         done += len(part)
         if on_progress is not None:

@@ -58,6 +58,9 @@ def next_(
     if as_json:
         print_json(batch)
         return
+    if review and not batch:
+        typer.echo(f"nothing to review: {annotator!r} gets only what others have labelled")
+        return
     columns = sorted({key for pick in batch for key in pick.metadata})
     rows = [
         (
