@@ -1,236 +1,419 @@
-"""Laws of every core-set method, and the slow obvious twins."""
+"""Laws of every core-set method with every sampler; the registries say which there are."""
 
 from __future__ import annotations
 
-import math
-import tempfile
+import itertools
 import tracemalloc
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from tests.fixtures.coresets import a_head, a_problem
 from tests.fixtures.pools import make_pool
 
-from coresift.server.coreset import k_center
-from coresift.server.coreset.methods import METHODS
-from coresift.server.coreset.selection import Request, Selection
-from coresift.server.head import Head, Task
+from coresift.server.coreset.class_budgets import ClassBudgets
+from coresift.server.coreset.methods import METHODS, method_of, sampler_of
+from coresift.server.coreset.problem import (
+    Problem,
+    Rater,
+    Sampler,
+    Selection,
+    Selector,
+    Setting,
+    SignalColumns,
+)
+from coresift.server.coreset.samplers import SAMPLERS
+from coresift.server.coreset.select import Recipe
+from coresift.server.errors import CoresiftError
+from coresift.server.head import Task
 from coresift.server.pool.failures import Cancelled
+from coresift.server.pool.parallel import CORES
 from coresift.server.pool.pool import Pool
-from coresift.server.selection.priority import priorities
 
-Rows = npt.NDArray[np.int32]
-Floats = npt.NDArray[np.float64]
+Kind = Literal["number", "probabilities"]
+
+N, D, CLASSES = 600, 12, 4
+LARGE, LARGE_D = 20_000, 16
+SMALLER = 5_000
+COLUMNS: dict[Kind, tuple[str, ...]] = {
+    "number": ("forgetting", "el2n", "grand", "aum", "entropy", "margin", "confidence"),
+    "probabilities": tuple(f"class {number}" for number in range(CLASSES)),
+}
+METRICS = ("cosine", "ip")
+INSTANT = {"random"}
+"""Methods that end before anybody could cancel them."""
+WAVERS = {"herding"}
+"""Methods that do not maximise their objective choice by choice."""
+ALL_PAIRS = {"dense"}
+"""Choices of parameters that take quadratic time."""
+BY_CHANCE = {"random", "k_means_medoids", "semdedup", "ccs", "proxy", "stochastic"}
+"""Methods, samplers and choices of parameters for which the numbers of rows play a part: in the
+keyed hash, or in a k-means."""
 
 
-def a_head(dimension: int, task: Task = Task.MULTICLASS, seed: int = 0) -> Head:
-    chance = np.random.default_rng(seed)
-    count = 1 if task is Task.BINARY else 4
-    weights = 5 * chance.standard_normal((count, dimension))
-    return Head(task, weights, chance.standard_normal(count), np.ones(count, np.bool_))
+@dataclass(frozen=True)
+class Case:
+    """A method with parameters, the kind of signal it reads, a sampler if it is a rater.
+
+    Attributes:
+        metric: of a pool that it can serve.
+        start: with start rows.
+    """
+
+    name: str
+    params: tuple[tuple[str, Any], ...]
+    kind: Kind | None = None
+    sampler: str = ""
+    metric: str = "cosine"
+    start: bool = False
+
+    @property
+    def method(self) -> Selector | Rater:
+        return method_of(self.name, self.params)
+
+    def recipe(self, budgets: ClassBudgets | None = None) -> Recipe:
+        sampler = sampler_of(self.sampler, ()) if self.sampler else None
+        return Recipe(self.method, sampler, budgets)
+
+    def setting(self, budget: int, n: int = N, d: int = D) -> Setting:
+        needs, kind = self.method.needs(), self.kind
+        return Setting(
+            n=n,
+            dimension=d,
+            budget=budget,
+            task=Task.MULTICLASS if needs.head else None,
+            classes=CLASSES if needs.head else 0,
+            unit=self.metric == "cosine",
+            columns=dict.fromkeys(needs.signals, (kind, COLUMNS[kind])) if kind else {},
+            targets=3 if needs.query else 0,
+        )
+
+    def problem(self, pool: Pool, budget: int, **given: Any) -> Problem:
+        """All that the method asks for, and classes."""
+        needs, n = self.method.needs(), pool.manifest.items
+        own: dict[str, Any] = {"classes": classes_of(n)}
+        if needs.head:
+            own["head"] = a_head(pool.manifest.dimension, classes=CLASSES)
+        if self.kind:
+            own["signals"] = dict.fromkeys(needs.signals, a_signal(self.kind, n))
+        if needs.query:
+            own["query"] = pool.fetch(np.arange(min(3, n)))
+        if self.start:
+            own["start"] = np.arange(5, n, 40)
+        return a_problem(pool, budget, **(own | given))
 
 
-def a_request(
-    budget: int, *, seed: int = 7, start: Any = (), head: Head | None = None, **hooks: Any
-) -> Request:
-    hooks = {"progress": lambda share: None, "stop": lambda: False} | hooks
-    return Request(budget, seed, head, np.array(start, np.int32), **hooks)
+def classes_of(n: int) -> Any:
+    """Three classes, and a rare fourth one."""
+    rows = np.arange(n)
+    return np.where(rows % 29 == 7, 3, rows % 3).astype(np.int32)
+
+
+def a_signal(kind: Kind, n: int) -> SignalColumns:
+    values = np.random.default_rng(8).random((n, len(COLUMNS[kind])))
+    if kind == "probabilities":
+        values /= values.sum(axis=1, keepdims=True)
+    else:
+        values[2:3, 0] = np.inf  # never correct
+    return SignalColumns(kind, COLUMNS[kind], values.astype(np.float32))
+
+
+def choices_of(name: str) -> Iterator[dict[str, Any]]:
+    """The defaults, and every other choice where there are choices."""
+    known = {own.name: own for own in fields(METHODS[name])}  # type: ignore[arg-type]
+    yield {"signal": "model"} if "source" in known and known["source"].default == "signal" else {}
+    for own in known.values():
+        for choice in own.metadata["choices"]:
+            if choice != own.default:
+                yield {own.name: choice} | ({"signal": "model"} if choice == "signal" else {})
+
+
+def cases_of(name: str) -> Iterator[Case]:
+    """Every choice of parameters that can serve; every sampler on the first."""
+    samplers: tuple[str, ...] = ("",)
+    for params in choices_of(name):
+        given = tuple(params.items())
+        if isinstance(method_of(name, given), Rater) and samplers == ("",):
+            samplers = tuple(SAMPLERS)
+        for kind in COLUMNS if "signal" in params else (None,):
+            served = (Case(name, given, kind, samplers[0], metric) for metric in METRICS)
+            case = next((c for c in served if c.method.objection(c.setting(1)) is None), None)
+            if case is None:
+                continue
+            yield from (replace(case, sampler=sampler) for sampler in samplers)
+            samplers = samplers[:1]
+            if case.method.needs().start:
+                yield replace(case, start=True)
+
+
+def case_id(case: Case) -> str:
+    chosen = [str(value) for key, value in case.params if key != "signal"]
+    start = "start" if case.start else ""
+    return "-".join(filter(None, (case.name, *chosen, case.kind, case.sampler, start)))
+
+
+CASES = [case for name in METHODS for case in cases_of(name)]
+by_case = pytest.mark.parametrize("case", CASES, ids=case_id)
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
-    """A pool with a tenth of its rows copied."""
+def pools(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pool]:
+    """By metric; a tenth of the rows are copies."""
     chance = np.random.default_rng(1)
-    X = chance.standard_normal((3_000, 16)).astype(np.float32)
-    X[2_700:] = X[chance.integers(0, 2_700, 300)]
-    return make_pool(tmp_path_factory.mktemp("pool"), X)
+    X = chance.standard_normal((N, D)).astype(np.float32)
+    X[-N // 10 :] = X[chance.integers(0, N - N // 10, N // 10)]
+    folder = tmp_path_factory.mktemp("pools")
+    return {metric: make_pool(folder / metric, X, metric=metric) for metric in METRICS}
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("budget", [1, 37, 2_999, 3_000])
-def test_a_selection_is_whole_distinct_and_repeatable(pool: Pool, name: str, budget: int) -> None:
-    shares: list[float] = []
-    head = a_head(16)
-    found = METHODS[name].select(pool, a_request(budget, head=head, progress=shares.append))
-    assert found.rows.dtype == np.int32
-    assert len(found.rows) == len(np.unique(found.rows)) == budget
-    assert found.scores.shape == (budget,)
-    assert shares == sorted(shares)
-    assert all(0 <= share <= 1 for share in shares)
-    again = METHODS[name].select(pool, a_request(budget, head=head))
-    assert found.rows.tobytes() == again.rows.tobytes()
-    assert found.scores.tobytes() == again.scores.tobytes()
-    assert found.covering_radius == again.covering_radius
+def check_selection(problem: Problem, found: Selection, count: int) -> None:
+    assert found.positions.dtype == np.int64
+    assert len(found.positions) == len(np.unique(found.positions)) == count
+    assert found.positions.min() >= 0
+    assert found.positions.max() < len(problem.items)
+    assert found.scores.dtype == np.float64
+    assert found.scores.shape == (count,)
+    assert not np.isnan(found.scores).any()
     if found.weights is not None:
-        assert again.weights is not None
-        assert found.weights.tobytes() == again.weights.tobytes()
+        assert found.weights.shape == (count,)
+        assert (found.weights >= 0).all()
+        if not len(problem.start):
+            assert found.weights.sum() == pytest.approx(len(problem.items))
+    for number in (found.objective, found.covering_radius, *found.details.values()):
+        assert number is None or np.isfinite(number)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_smaller_budget_selects_the_first_of_a_larger(pool: Pool, name: str) -> None:
-    small, large = (
-        METHODS[name].select(pool, a_request(budget, head=a_head(16))) for budget in (40, 400)
-    )
-    assert small.rows.tolist() == large.rows[:40].tolist()
-    assert small.scores.tolist() == large.scores[:40].tolist()
+def as_bytes(found: Selection) -> tuple[Any, ...]:
+    arrays = found.positions, found.scores, found.weights
+    stored = [None if array is None else array.tobytes() for array in arrays]
+    return *stored, found.objective, found.covering_radius, dict(found.details)
 
 
-@pytest.mark.parametrize("name", ["k_center", "max_entropy"])
-@pytest.mark.parametrize("checks", [1, 2, 3])
-def test_a_stopped_selection_ends_cancelled(pool: Pool, name: str, checks: int) -> None:
-    asked = 0
+def test_every_method_and_every_sampler_is_here() -> None:
+    assert {case.name for case in CASES} == set(METHODS)
+    assert {case.sampler for case in CASES} - {""} == set(SAMPLERS)
 
-    def stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked >= checks
 
-    request = a_request(600, head=a_head(16), stop=stop)
-    if name == "max_entropy" and checks > 1:
-        METHODS[name].select(pool, request)  # one block: it was asked once only
+@by_case
+def test_a_selection_has_the_budget_and_is_repeatable(pools: dict[str, Pool], case: Case) -> None:
+    pool = pools[case.metric]
+    n = len(case.problem(pool, 1).items)
+    for budget in (1, 37, n - 1, n):
+        problem = case.problem(pool, budget)
+        found = case.recipe().select(problem)
+        check_selection(problem, found, budget)
+        again = case.recipe().select(case.problem(pool, budget))
+        assert as_bytes(found) == as_bytes(again)
+
+
+@by_case
+def test_progress_rises_and_so_does_the_objective(pools: dict[str, Pool], case: Case) -> None:
+    told: list[tuple[str, float, float | None]] = []
+    problem = case.problem(pools[case.metric], 150, report=lambda *what: told.append(what))
+    found = case.recipe().select(problem)
+    for phase in {phase for phase, _, _ in told}:
+        shares = [share for own, share, _ in told if own == phase]
+        assert shares == sorted(shares), phase
+        assert 0 <= shares[0] <= shares[-1] <= 1 + 1e-9
+    if case.name in WAVERS:
         return
-    with pytest.raises(Cancelled):
-        METHODS[name].select(pool, request)
+    objectives = [objective for _, _, objective in told if objective is not None]
+    slack = 1e-9 * max(map(abs, objectives), default=0)
+    assert all(b >= a - slack for a, b in itertools.pairwise(objectives))
+    if objectives:
+        assert found.objective is not None
+        assert found.objective >= objectives[-1] - slack
 
 
-def test_random_is_the_hash_order_and_extends(pool: Pool) -> None:
-    found = METHODS["random"].select(pool, a_request(500, seed=12))
-    rows = np.arange(3_000, dtype=np.int32)
-    priority = priorities(12, "coreset", rows)
-    assert found.rows.tolist() == sorted(rows.tolist(), key=lambda r: (-priority[r], r))[:500]
-    assert found.scores.tolist() == priority[found.rows].tolist()
-    assert found.weights is None
-    other = METHODS["random"].select(pool, a_request(500, seed=13))
-    assert 40 < len(np.intersect1d(found.rows, other.rows)) < 130
+@by_case
+def test_a_stopped_selection_ends_cancelled(pools: dict[str, Pool], case: Case) -> None:
+    """Whenever it is that somebody says stop."""
+    asked = itertools.count(1)
+    problem = case.problem(pools[case.metric], 150, stop=lambda: next(asked) < 0)
+    case.recipe().select(problem)
+    total = next(asked) - 1
+    if case.name not in INSTANT and case.kind != "number":
+        assert total
+    for when in {1, 2, total // 2, total} & set(range(1, total + 1)):
+        asked = itertools.count(1)
+        problem = case.problem(
+            pools[case.metric],
+            150,
+            stop=lambda asked=asked, when=when: next(asked) >= when,
+        )
+        with pytest.raises(Cancelled):
+            case.recipe().select(problem)
 
 
-@pytest.mark.parametrize("task", list(Task))
-def test_max_entropy_is_its_twin(pool: Pool, task: Task) -> None:
-    head = a_head(16, task, seed=4)
-    found = METHODS["max_entropy"].select(pool, a_request(200, head=head))
-    twin = []
-    for x in pool.fetch(np.arange(3_000)).astype(np.float64):
-        logits = [math.fsum(w * x) + b for w, b in zip(head.weights, head.bias, strict=True)]
-        if task is Task.MULTICLASS:
-            total = math.fsum(math.exp(z) for z in logits)
-            groups = [[math.exp(z) / total for z in logits]]
-        else:
-            groups = [[1 / (1 + math.exp(z)), 1 / (1 + math.exp(-z))] for z in logits]
-        entropies = [-math.fsum(p * math.log(p) for p in group) for group in groups]
-        twin.append(sum(entropies) / len(entropies))
-    expected = sorted(range(3_000), key=lambda row: (-round(twin[row], 11), row))[:200]
-    assert found.rows.tolist() == expected
-    np.testing.assert_allclose(found.scores, [twin[row] for row in expected], atol=1e-12)
+@by_case
+def test_only_items_are_selected(pools: dict[str, Pool], case: Case) -> None:
+    """Every third row is no item, and nothing that is said of it plays a part."""
+    pool = pools[case.metric]
+    rows = np.flatnonzero(np.arange(N) % 3 != 1)
+    problem = case.problem(pool, 60, rows=rows)
+    found = case.recipe().select(problem)
+    check_selection(problem, found, 60)
+    assert np.isin(problem.items.rows[found.positions], rows).all()
 
 
-def slow_k_center(X: Floats, first: list[int], budget: int, given: bool) -> tuple[Any, ...]:
-    """The definition: all distances of every centre, one centre at a time."""
-    centres, rows, scores = list(first), [], []
-    distances = [np.sqrt(((X - X[c]) ** 2).sum(axis=1)) for c in centres]
-    to_nearest = np.min(distances, axis=0)
-    if not given:
-        rows, scores = list(first), [math.inf]
-    while len(rows) < budget:
-        open_ones = to_nearest.copy()
-        open_ones[centres] = -1
-        farthest = int(open_ones.argmax())
-        rows.append(farthest)
-        scores.append(float(open_ones[farthest]))
-        centres.append(farthest)
-        distances.append(np.sqrt(((X - X[farthest]) ** 2).sum(axis=1)))
-        to_nearest = np.minimum(to_nearest, distances[-1])
-    return rows, scores, np.array(distances)
-
-
-@st.composite
-def inputs(draw: st.DrawFn) -> np.ndarray:
-    """Few distinct values, repeated rows, and offsets that dwarf the distances."""
-    n, d = draw(st.integers(1, 50)), draw(st.integers(1, 7))
-    chance = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    levels = draw(st.sampled_from([1, 2, 4, 1_000]))
-    X = chance.integers(1, levels + 1, (n, d)) / levels * chance.choice([-1, 1], (n, d))
-    if draw(st.booleans()):
-        X = X[chance.integers(0, n, n)]
-    return (X + draw(st.sampled_from([0.0, 0.0, 1_000.0]))).astype(
-        draw(st.sampled_from([np.float16, np.float32]))
-    )
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    X=inputs(),
-    metric=st.sampled_from(["cosine", "ip", "l2"]),
-    frontier=st.sampled_from([1_024, 5]),
-    ties=st.sampled_from([16_384, 3]),
-    data=st.data(),
+@by_case
+@pytest.mark.parametrize(
+    "budgets",
+    [
+        ClassBudgets("balanced"),
+        ClassBudgets("proportional"),
+        ClassBudgets("counts", ((0, 3), (2, 50), (3, 7))),
+    ],
+    ids=lambda budgets: budgets.rule,
 )
-def test_k_center_is_its_definition(
-    X: Any, metric: str, frontier: int, ties: int, data: st.DataObject
+def test_class_budgets_are_met(pools: dict[str, Pool], case: Case, budgets: ClassBudgets) -> None:
+    problem = case.problem(pools[case.metric], 60)
+    classes = problem.item_classes()
+    found = case.recipe(budgets).select(problem)
+    assert len(found.positions) == len(np.unique(found.positions)) == len(found.scores) == 60
+    room = dict(enumerate(np.bincount(classes).tolist()))
+    shares = budgets.divide(room, 60)
+    taken = classes[found.positions]
+    assert shares == {int(number): int((taken == number).sum()) for number in np.unique(taken)}
+    for number, share in shares.items():
+        so_far = np.cumsum(taken == number)
+        assert np.abs(so_far - np.arange(1, 61) * share / 60).max() <= 2
+
+
+@by_case
+def test_each_class_is_selected_by_itself(pools: dict[str, Pool], case: Case) -> None:
+    """A selector sees the items and the start rows of one class; scores are those of all items."""
+    budgets = ClassBudgets("counts", ((0, 11), (1, 30), (3, 5)))
+    problem = case.problem(pools[case.metric], 46)
+    classes = problem.item_classes()
+    found = case.recipe(budgets).select(problem)
+    method = case.method
+    if isinstance(method, Rater):
+        assert found.scores.tolist() == method.rate(problem)[found.positions].tolist()
+        return
+    for number, share in budgets.counts:
+        mine = np.flatnonzero(classes == number)
+        start = problem.start[classes_of(N)[problem.start] == number]
+        rows = np.concatenate([problem.items.rows[mine], start])
+        alone = method.select(case.problem(pools[case.metric], share, rows=rows, start=start))
+        taken = classes[found.positions] == number
+        assert found.positions[taken].tolist() == mine[alone.positions].tolist()
+        assert found.scores[taken].tolist() == alone.scores.tolist()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_tiny_pools(tmp_path: Path, n: int) -> None:
+    X = np.random.default_rng(n).standard_normal((n, 3)).astype(np.float32)
+    small = {metric: make_pool(tmp_path / metric, X, metric=metric) for metric in METRICS}
+    for case in CASES:
+        needs_two_classes = ("source", "proxy") in case.params
+        if not case.start and not (needs_two_classes and n == 1):
+            for budget in range(1, n + 1):
+                problem = case.problem(small[case.metric], budget)
+                check_selection(problem, case.recipe().select(problem), budget)
+
+
+@by_case
+def test_costs_are_positive_and_grow(case: Case) -> None:
+    recipe = case.recipe()
+    for part in filter(None, (recipe.method, recipe.sampler)):
+        small, large = (part.cost(case.setting(100, n, 64)) for n in (1_000, 1_000_000))
+        for cost in (small, large):
+            numbers = cost.flops, cost.passes, cost.held
+            assert all(np.isfinite(number) and number >= 0 for number in numbers)
+        assert large.held > small.held > 0
+
+
+def test_objections_are_sentences() -> None:
+    """What cannot serve says so, before anything runs."""
+    setting = Setting(n=10, dimension=2, budget=10, unit=True)
+    parts: list[Selector | Rater | Sampler] = [kind() for kind in SAMPLERS.values()]
+    for part in parts:
+        objection = part.objection(setting)
+        assert objection is None or not objection.endswith(".")
+
+
+@pytest.fixture(scope="module")
+def permuted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pool, Pool, Any]]:
+    """By metric: a pool, one of the same rows in another order, and that order."""
+    chance = np.random.default_rng(6)
+    X = chance.standard_normal((200, 6)).astype(np.float32)
+    order = chance.permutation(200)
+    folder = tmp_path_factory.mktemp("permuted")
+    return {
+        metric: (
+            make_pool(folder / f"{metric}-there", X, metric=metric),
+            make_pool(folder / f"{metric}-moved", X[order], metric=metric),
+            order,
+        )
+        for metric in METRICS
+    }
+
+
+@by_case
+def test_permuted_rows_give_the_permuted_selection(
+    permuted: dict[str, tuple[Pool, Pool, Any]], case: Case
 ) -> None:
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(k_center, "FRONTIER", frontier)
-        patch.setattr(k_center, "TIES", ties)
-        patch.setattr(k_center, "PRODUCT", 8 * frontier)
-        pool = make_pool(Path(folder), X, metric=metric)
-        n = len(X)
-        given_rows = data.draw(st.lists(st.integers(0, n - 1), max_size=min(6, n - 1), unique=True))
-        start = sorted(given_rows)
-        budget = data.draw(st.integers(1, n - len(start)))
-        seed = data.draw(st.integers(0, 100))
-        found = METHODS["k_center"].select(pool, a_request(budget, seed=seed, start=start))
-        check_k_center(pool, found, start, budget, seed)
+    if BY_CHANCE & {case.name, case.sampler, *(value for _, value in case.params)}:
+        pytest.skip("rows play a part")
+    if case.method.needs().start and not case.start:
+        pytest.skip("rows play a part in where it starts")
+    there, moved, order = permuted[case.metric]
+    start = np.array([3, 90]) if case.start else np.empty(0, np.int32)
+    problem = case.problem(there, 40, start=start)
+    found = case.recipe().select(problem)
+    again_problem = case.problem(
+        moved,
+        40,
+        start=np.sort(np.argsort(order)[start]) if case.start else start,
+        classes=classes_of(200)[order],
+        query=problem.query,
+        signals={
+            name: SignalColumns(signal.kind, signal.columns, signal.values[order])
+            for name, signal in problem.signals.items()
+        },
+    )
+    again = case.recipe().select(again_problem)
+    rows = order[again_problem.items.rows[again.positions]]
+    assert problem.items.rows[found.positions].tolist() == rows.tolist()
+    np.testing.assert_allclose(found.scores, again.scores, rtol=1e-9, atol=1e-12)
 
 
-def check_k_center(pool: Pool, found: Selection, start: list[int], budget: int, seed: int) -> None:
-    n = pool.manifest.items
-    X = pool.fetch(np.arange(n)).astype(np.float64)
-    hashed = priorities(seed, "k_center", np.arange(n, dtype=np.int32))
-    first = start or [int(hashed.argmax())]
-    rows, scores, distances = slow_k_center(X, first, budget, bool(start))
-    assert found.rows.tolist() == rows
-    assert found.scores.tolist() == scores
-    assert found.covering_radius == distances.min(axis=0).max()
-    weights = np.bincount(distances.argmin(axis=0), minlength=len(distances))
-    assert found.weights is not None
-    assert found.weights.tolist() == weights[len(start) :].tolist()
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Pool]:
+    """By metric and size."""
+    X = np.random.default_rng(2).standard_normal((LARGE, LARGE_D)).astype(np.float32)
+    folder = tmp_path_factory.mktemp("large")
+    return {
+        (metric, n): make_pool(folder / f"{metric}-{n}", X[:n], metric=metric)
+        for metric, n in (*((metric, LARGE) for metric in METRICS), ("cosine", SMALLER))
+    }
 
 
-@pytest.mark.parametrize("metric", ["cosine", "l2"])
-@pytest.mark.parametrize("given", [0, 30])
-def test_k_center_of_a_pool_larger_than_its_frontier(
-    tmp_path: Path, metric: str, given: int
-) -> None:
-    """Several frontiers deep, with many rows at equal distances."""
-    chance = np.random.default_rng(2)
-    X = chance.integers(-3, 4, (2_000, 3)).astype(np.float32) + np.float32(0.5)
-    pool = make_pool(tmp_path, X, metric=metric)
-    start = np.sort(chance.choice(2_000, given, replace=False)).tolist()
-    found = METHODS["k_center"].select(pool, a_request(420, seed=3, start=start))
-    check_k_center(pool, found, start, 420, 3)
-
-
-def test_k_center_weights_are_the_items_nearest(pool: Pool) -> None:
-    found = METHODS["k_center"].select(pool, a_request(50))
-    assert found.weights is not None
-    assert found.weights.sum() == 3_000
-    assert found.covering_radius is not None
-    assert 0 < found.covering_radius <= found.scores[1:].min()
-
-
-def test_k_center_keeps_its_centres_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Linear memory: no frontier outlives the centres that were taken from it."""
-    X = np.random.default_rng(6).standard_normal((8_000, 64)).astype(np.float32)
-    pool, budget = make_pool(tmp_path, X), 2_000
-    monkeypatch.setattr(k_center, "PRODUCT", 2**16)  # products of blocks are no matter here
+@by_case
+def test_memory_is_what_the_plan_says(large: dict[tuple[str, int], Pool], case: Case) -> None:
+    """No matrix of all items by all items, which would take 400 MB even as bytes."""
+    n = SMALLER if ALL_PAIRS & {value for _, value in case.params} else LARGE
+    recipe, pool, setting = case.recipe(), large[case.metric, n], case.setting(100, n, LARGE_D)
+    parts = [recipe.method] if recipe.sampler is None else [recipe.method, recipe.sampler]
+    held = max(part.cost(setting).held for part in parts)
+    problem = case.problem(pool, 100)
     tracemalloc.start()
     try:
-        METHODS["k_center"].select(pool, a_request(budget))
+        recipe.select(problem)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    centres, vectors = 8 * 64 * budget, X.nbytes
-    assert peak < 2 * centres + 4 * vectors
+    blocks = 2**24 * CORES
+    assert peak < held + pool.nbytes() + blocks
+
+
+def test_counts_that_a_class_cannot_give_are_refused(pools: dict[str, Pool]) -> None:
+    case = next(case for case in CASES if case.name == "random")
+    problem = case.problem(pools["cosine"], 60)
+    with pytest.raises(CoresiftError, match="class 3 has 21 items") as refused:
+        case.recipe(ClassBudgets("counts", ((0, 20), (3, 40)))).select(problem)
+    assert refused.value.field == "class_budgets.counts[3]"

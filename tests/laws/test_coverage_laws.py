@@ -17,7 +17,7 @@ from coresift.server.arrays import Float64s, Rows
 from coresift.server.head import HeadConfig, Task
 from coresift.server.pool.parallel import stay_alone
 from coresift.server.pool.pool import Pool
-from coresift.server.selection import coverage, farthest, probcover, typiclust
+from coresift.server.selection import coverage, probcover, traversal, typiclust
 from coresift.server.selection.coverage import distances, nearest, slack, squares, within
 from coresift.server.selection.farthest import KCenter
 from coresift.server.selection.priority import priorities
@@ -259,10 +259,11 @@ def test_neither_blocks_nor_threads_matter(
         assert same(job.result(), whole)
     monkeypatch.setattr(coverage, "PRODUCT", 1)
     monkeypatch.setattr(coverage, "PAIRS", 7)
-    monkeypatch.setattr(farthest, "BLOCK", 13)
-    monkeypatch.setattr(farthest, "CENTRES", 5)
+    monkeypatch.setattr(traversal, "BLOCK", 13)
+    monkeypatch.setattr(traversal, "CENTRES", 5)
+    monkeypatch.setattr(traversal, "MOST", 80)
     for frontier in (1, 9, 80):
-        monkeypatch.setattr(farthest, "FRONTIER", frontier)
+        monkeypatch.setattr(traversal, "FRONTIER", frontier)
         assert same(rank(strategy, pool, labelled, candidates, N), whole)
 
 
@@ -344,7 +345,9 @@ def test_products_keep_their_bound(seed: int, dimension: int, scale: float, spre
     most = float(np.sqrt(max((X**2).sum(axis=1).max(), (Y**2).sum(axis=1).max())))
     exact = np.array([distances(Y, x) for x in X])
     assert np.abs(squares(X, Y) - exact**2).max() <= slack(dimension, most)
-    assert nearest(X, Y, most).tolist() == exact.min(axis=1).tolist()
+    which, least = nearest(X, Y, most)
+    assert least.tolist() == exact.min(axis=1).tolist()
+    assert which.tolist() == exact.argmin(axis=1).tolist()
     for radius in (float(exact[3, 4]), float(np.nextafter(exact[3, 4], 0)), 2 * most):
         assert (within(X, Y, radius, most) == (exact <= radius)).all()
 

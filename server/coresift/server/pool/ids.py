@@ -67,7 +67,9 @@ class ItemIds:
         """As `rows_of`, for an Arrow array without nulls."""
         hashes = hash_strings(*to_layout(wanted))
         rows = np.full(len(wanted), -1, np.int64)
-        places = np.searchsorted(self._hashes, hashes)
+        places = np.empty(len(wanted), np.int64)
+        ascending = np.argsort(hashes)  # near ones after each other: half the time
+        places[ascending] = np.searchsorted(self._hashes, hashes[ascending])
         open_ids = np.arange(len(wanted))
         while len(open_ids):
             within = places[open_ids] < len(self)
@@ -79,6 +81,11 @@ class ItemIds:
             open_ids = open_ids[~same]  # another id of the same hash: look at the next
             places[open_ids] += 1
         return rows
+
+    def rows_of_packed(self, data: bytes, offsets: npt.NDArray[np.integer]) -> Int64s:
+        """As `rows_of`, for the bytes data[offsets[i] : offsets[i + 1]]; offsets rise from 0."""
+        packed = np.frombuffer(data, np.uint8)
+        return self.rows_of_strings(from_layout(packed, offsets.astype(np.int64)))
 
     def ids_of(self, rows: npt.NDArray[np.integer]) -> list[str]:
         """Item ids of rows. IndexError for a row that does not exist."""

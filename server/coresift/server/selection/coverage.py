@@ -14,15 +14,17 @@ from coresift.server.arrays import Bools, Float64s, Int64s
 
 PRODUCT = 2**20
 """Numbers of one product: 8 MiB in float64."""
-PAIRS = 8_192
-"""Pairs whose distances are taken at a time."""
+PAIRS = 512
+"""Pairs whose distances are taken at a time: 1 MiB of 256 numbers each, which the cache holds."""
 
 _EPS = float(np.finfo(np.float64).eps)
 
 
 def distances(X: Float64s, Y: Float64s) -> Float64s:
     """Distances of rows of X [n, d] to the rows of Y beside them, or to the one row Y [d]."""
-    return np.asarray(np.sqrt(((X - Y) ** 2).sum(axis=1)))
+    gaps = X - Y
+    gaps *= gaps
+    return np.asarray(np.sqrt(gaps.sum(axis=1)))
 
 
 def pair_distances(X: Float64s, Y: Float64s, at: Int64s, of: Int64s) -> Float64s:
@@ -58,15 +60,31 @@ def blocks(rows: int, columns: int) -> Iterator[slice]:
         yield slice(start, min(rows, start + step))
 
 
-def nearest(X: Float64s, Y: Float64s, max_norm: float) -> Float64s:
-    """Distance of each row of X [n, d] to the nearest of Y [m, d], m at least 1: float64 [n]."""
-    least = np.full(len(X), np.inf)
+def pair_nearest(X: Float64s, Y: Float64s, at: Int64s, of: Int64s) -> tuple[Int64s, Float64s]:
+    """For each row of X the nearest of the rows of Y that it is paired with, and its distance.
+
+    Pairs (X[at[i]], Y[of[i]]) ascend, and every row of X has one; of equals the first counts.
+    """
+    away = pair_distances(X, Y, at, of)
+    rows = np.arange(len(X))
+    if not len(X):
+        return rows, away
+    least = np.minimum.reduceat(away, np.searchsorted(at, rows))
+    best = np.flatnonzero(away == least[at])
+    return of[best[np.searchsorted(at[best], rows)]], least
+
+
+def nearest(X: Float64s, Y: Float64s, max_norm: float) -> tuple[Int64s, Float64s]:
+    """For each row of X [n, d] the nearest of Y [m, d], of equals the first, and its distance."""
+    which, least = np.zeros(len(X), np.int64), np.full(len(X), np.inf)
     error = slack(X.shape[1], max_norm)
     for span in blocks(len(Y), len(X)):
         squared = squares(X, Y[span])
         at, of = np.nonzero(squared <= (squared.min(axis=1) + 2 * error)[:, None])
-        np.minimum.at(least, at, pair_distances(X, Y[span], at, of))
-    return least
+        place, away = pair_nearest(X, Y[span], at, of)
+        closer = away < least
+        which[closer], least[closer] = place[closer] + span.start, away[closer]
+    return which, least
 
 
 def within(X: Float64s, Y: Float64s, radius: float, max_norm: float) -> Bools:

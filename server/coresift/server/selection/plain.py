@@ -89,7 +89,7 @@ class Signal:
     """An uploaded column of numbers or probabilities: a user's own model decides.
 
     The score is the number as it was uploaded, in its own unit; with ``order="smallest"`` minus
-    the number.
+    the number. Infinity counts as the largest float32.
     """
 
     name: str = parameter(..., "name of an uploaded signal")

@@ -108,8 +108,8 @@ class Margin(Doubt):
             case Task.BINARY:
                 return BINARY
             case Task.MULTICLASS:
-                return LogitScorer(_softmax_margin, _constant(1.0), _softmax_margin_slope)
-        return _over_columns(self.over, _column_margin, _column_margin_slope, 0.5)
+                return LogitScorer(softmax_margin, _constant(1.0), _softmax_margin_slope)
+        return _over_columns(self.over, column_margin, _column_margin_slope, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,8 @@ class LeastConfidence(Doubt):
             case Task.BINARY:
                 return BINARY
             case Task.MULTICLASS:
-                return LogitScorer(_softmax_doubt, _constant(1.0), _softmax_doubt_slope)
-        return _over_columns(self.over, _column_doubt, _column_doubt_slope, 0.25)
+                return LogitScorer(softmax_doubt, _constant(1.0), _softmax_doubt_slope)
+        return _over_columns(self.over, column_doubt, _column_doubt_slope, 0.25)
 
 
 def _over_columns(
@@ -199,7 +199,8 @@ def _column_entropy_slope(logits: Float64s) -> Float64s:
     return -logits * _variance(logits)
 
 
-def _softmax_margin(logits: Floats) -> Floats:
+def softmax_margin(logits: Floats) -> Floats:
+    """Minus the gap between the two largest softmax probabilities of logits [n, K'], [n]."""
     top = np.partition(logits, logits.shape[1] - 2, axis=1)[:, -2:]
     best = top.max(axis=1)
     total = np.exp(logits - best[:, None]).sum(axis=1)
@@ -218,7 +219,8 @@ def _softmax_margin_slope(logits: Float64s) -> Float64s:
     return slopes
 
 
-def _column_margin(logits: Floats) -> Floats:
+def column_margin(logits: Floats) -> Floats:
+    """Minus |p - (1 - p)| of each column, [n, K']."""
     return np.asarray(-np.tanh(np.abs(logits) / 2))
 
 
@@ -226,7 +228,8 @@ def _column_margin_slope(logits: Float64s) -> Float64s:
     return -np.sign(logits) * 2 * _variance(logits)
 
 
-def _softmax_doubt(logits: Floats) -> Floats:
+def softmax_doubt(logits: Floats) -> Floats:
+    """One minus the largest softmax probability of logits [n, K'], [n]."""
     best = logits.max(axis=1, keepdims=True)
     weights = np.exp(logits - best)
     total = weights.sum(axis=1)
@@ -244,7 +247,8 @@ def _softmax_doubt_slope(logits: Float64s) -> Float64s:
     return slopes
 
 
-def _column_doubt(logits: Floats) -> Floats:
+def column_doubt(logits: Floats) -> Floats:
+    """The smaller of p and 1 - p of each column, [n, K']."""
     tail = np.exp(-np.abs(logits))
     return np.asarray(tail / (1 + tail))
 
