@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -58,6 +58,10 @@ def array(data: bytes, dtype: str, *shape: int) -> npt.NDArray[Any]:
     return np.frombuffer(data, dtype=np.dtype(dtype).newbyteorder("<")).reshape(shape)
 
 
+_BLOCK = 65_536
+"""Strings that are decoded at a time."""
+
+
 class StringColumn(Sequence[str]):
     """Strings in Arrow's layout: one buffer and offsets, decoded when asked for.
 
@@ -75,9 +79,13 @@ class StringColumn(Sequence[str]):
         """Pack strings."""
         if isinstance(strings, StringColumn):
             return strings
-        encoded = [string.encode() for string in strings]
-        sizes = np.fromiter(map(len, encoded), np.int64, len(encoded))
-        return cls(b"".join(encoded), np.concatenate([np.zeros(1, np.int64), sizes.cumsum()]))
+        pieces: list[Any] = list(strings)
+        text = "".join(pieces)
+        if not text.isascii():  # else bytes and characters are the same in number
+            pieces = [string.encode() for string in pieces]
+        offsets = np.zeros(len(pieces) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces)), out=offsets[1:])
+        return cls(text.encode(), offsets)
 
     @classmethod
     def joined(cls, columns: Iterable[pb.StringColumn]) -> StringColumn:
@@ -109,14 +117,27 @@ class StringColumn(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            start, stop, step = index.indices(len(self))
+            if step == 1:
+                return self._decoded(start, max(start, stop))
+            return [self[i] for i in range(start, stop, step)]
         place = range(len(self))[index]
         return self.data[self.offsets[place] : self.offsets[place + 1]].decode()
 
     def __iter__(self) -> Iterator[str]:
-        ends = self.offsets.tolist()
-        for start, end in pairwise(ends):
-            yield self.data[start:end].decode()
+        starts = range(0, len(self), _BLOCK)
+        blocks = (self._decoded(start, min(start + _BLOCK, len(self))) for start in starts)
+        return chain.from_iterable(blocks)
+
+    def _decoded(self, start: int, stop: int) -> list[str]:
+        """Strings [start, stop)."""
+        ends = self.offsets[start : stop + 1]
+        data = self.data[ends[0] : ends[-1]]
+        places = pairwise((ends - ends[0]).tolist())
+        if data.isascii():  # then one decoding serves all
+            text = data.decode("ascii")
+            return [text[a:b] for a, b in places]
+        return [data[a:b].decode() for a, b in places]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, StringColumn):

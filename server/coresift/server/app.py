@@ -33,8 +33,10 @@ from coresift.server.rpc.service import SERVICE, SelectionService
 from coresift.server.rpc.services import Services
 from coresift.server.session.batches import Batches
 from coresift.server.session.consensus import ConsensusLists
+from coresift.server.session.coreset_inputs import Inputs
 from coresift.server.session.coreset_jobs import CoresetJobs
 from coresift.server.session.coreset_plans import Planner
+from coresift.server.session.coreset_runs import Runner
 from coresift.server.session.labeling import Labeling
 from coresift.server.session.lifecycle import Lifecycle
 from coresift.server.session.materials import Loader
@@ -54,6 +56,8 @@ log = structlog.get_logger()
 
 LEAVE_S = 0.5
 """Between "not serving" and the end of new calls: balancers look away meanwhile."""
+JOBS_AT_ONCE = 2
+"""Core-set jobs that select at the same time, each on one core; the others wait."""
 PURGE_S = 600.0
 STATE_S = 1.0
 OPTIONS = (
@@ -141,15 +145,15 @@ async def _services(
     config: ServeConfig, pools: Pools, store: Store, metrics: Metrics, stack: AsyncExitStack
 ) -> Services:
     artifacts = Artifacts(config.artifact_root())
-    workers, job_workers = Workers(config.worker_threads), Workers(2, stay_alone)
+    workers, job_workers = Workers(config.worker_threads), Workers(JOBS_AT_ONCE, stay_alone)
     stack.push_async_callback(workers.drain, 1.0)
     stack.push_async_callback(job_workers.drain, 1.0)
     loader = Loader(pools, artifacts)
     signals = Signals(pools, store, artifacts, workers)
     sessions = LiveSessions(pools, loader, store, workers, metrics)
-    coresets = CoresetJobs(
-        Planner(pools, sessions, store, workers), store, artifacts, job_workers, metrics
-    )
+    inputs = Inputs(pools, sessions, store, artifacts, job_workers)
+    runner = Runner(inputs, store, artifacts, job_workers, metrics, JOBS_AT_ONCE)
+    planner = Planner(pools, sessions, signals, workers)
     return Services(
         pools=pools,
         sessions=sessions,
@@ -161,7 +165,7 @@ async def _services(
         modelling=Modelling(workers),
         vectors=VectorScoring(workers),
         signals=signals,
-        coresets=coresets,
+        coresets=CoresetJobs(planner, runner, store, artifacts),
     )
 
 

@@ -1,33 +1,48 @@
 """Core-set jobs on detours: lost owners, late attachers, draining, a store that goes away.
 
-Sites are servers without the wire. The one thread of a site's jobs can be kept busy, so that a
-job is under way for exactly as long as a test wants.
+Sites are servers without the wire. The one turn of a site's jobs can be held, so that a job is
+under way for exactly as long as a test wants.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from uuid import uuid4
 
 import msgpack
+import psutil
 import pyarrow as pa
 import pytest
 import pytest_asyncio
 from tests.fixtures.replicas import Replica, only
-from tests.fixtures.servers import Pools, ServerProcess, serve_options
+from tests.fixtures.servers import Pools
 from tests.fixtures.sessions import a_request
 
-from coresift.client import Client, CoresetProgress, Unavailable
 from coresift.server.artifacts import Artifacts
+from coresift.server.coreset.class_budgets import ClassBudgets
+from coresift.server.coreset.problem import Problem
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
-from coresift.server.session import coreset_jobs
-from coresift.server.session.coreset_jobs import CoresetJobs, Progress, Result
-from coresift.server.session.coreset_plans import JobSpec, Ordered, Planner, Work
+from coresift.server.session import (
+    coreset_jobs,
+    coreset_ledger,
+    coreset_run,
+    coreset_runs,
+)
+from coresift.server.session.coreset_inputs import Inputs
+from coresift.server.session.coreset_jobs import CoresetJobs
+from coresift.server.session.coreset_orders import JobSpec, Ordered, Targets
+from coresift.server.session.coreset_plans import Planner
+from coresift.server.session.coreset_records import FORMAT, Heartbeat, Progress
+from coresift.server.session.coreset_results import Result
+from coresift.server.session.coreset_runs import Runner
 from coresift.server.session.labels import pack_class
 from coresift.server.session.workers import Workers
 from coresift.server.state.keys import SpaceKeys
@@ -41,11 +56,13 @@ class Site:
 
     def __init__(self, replica: Replica, folder: Path, link: Path, target: str) -> None:
         self.replica, self._link, self._target = replica, link, target
-        self.workers, self._gate = Workers(1), threading.Event()
-        planner = Planner(replica.pools, replica.sessions, replica.store, replica.workers)
-        self.jobs = CoresetJobs(
-            planner, replica.store, Artifacts(str(folder)), self.workers, replica.metrics
-        )
+        self.workers, self._holds = Workers(1), False
+        pools, sessions, store = replica.pools, replica.sessions, replica.store
+        artifacts = Artifacts(str(folder))
+        self.inputs = Inputs(pools, sessions, store, artifacts, self.workers)
+        self.runner = Runner(self.inputs, store, artifacts, self.workers, replica.metrics, 1)
+        planner = Planner(pools, sessions, replica.signals, replica.workers)
+        self.jobs = CoresetJobs(planner, self.runner, store, artifacts)
 
     @classmethod
     async def start(cls, url: str, pools: list[Pool], folder: Path, name: str) -> Site:
@@ -58,12 +75,15 @@ class Site:
     def store(self) -> RedisStore:
         return self.replica.store
 
-    def hold(self) -> None:
-        """Keep the jobs' thread busy: jobs are owned, but do not get on."""
-        self.workers.spawn(self.workers.run(self._gate.wait))
+    async def hold(self) -> None:
+        """Jobs are owned, but do not get their turn."""
+        await self.runner._turns.acquire()
+        self._holds = True
 
     def let_go(self) -> None:
-        self._gate.set()
+        if self._holds:
+            self._holds = False
+            self.runner._turns.release()
 
     async def cut(self) -> None:
         """Leave this site, and no other, without Redis."""
@@ -125,15 +145,20 @@ async def until(holds: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def opened(pools: Pools) -> list[Pool]:
-    return [Pool.open(served.directory) for served in (pools.growing, pools.grown)]
+    return [Pool.open(served.directory) for served in (pools.growing, pools.grown, pools.large)]
 
 
 @pytest_asyncio.fixture
 async def sites(
     redis_url: str, opened: list[Pool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[Site, Site]]:
-    monkeypatch.setattr(coreset_jobs, "HEARTBEAT_S", 0.02)
-    monkeypatch.setattr(coreset_jobs, "POLL_S", 0.02)
+    for module, name in (
+        (coreset_runs, "HEARTBEAT_S"),
+        (coreset_runs, "WATCH_S"),
+        (coreset_run, "POLL_S"),
+        (coreset_jobs, "POLL_S"),
+    ):
+        monkeypatch.setattr(module, name, 0.02)
     one, two = [await Site.start(redis_url, opened, tmp_path, name) for name in ("one", "two")]
     yield one, two
     await one.stop()
@@ -143,11 +168,28 @@ async def sites(
 Sites = tuple[Site, Site]
 
 
-def an_order(session: str = "", *, grace_s: float = 60.0, method: str = "") -> Ordered:
-    method = method or ("max_entropy" if session else "k_center")
-    pool = "" if session else "growing"
-    request = a_request(request_id=f"job-{uuid4()}")
-    return Ordered(request, pool, session, method, 150, 3, (), grace_s)
+def an_order(session: str = "", *, grace_s: float = 60.0) -> Ordered:
+    """Of a pool; or of a session, from its labels on, by the classes that its head predicts."""
+    return Ordered(
+        request=a_request(request_id=f"job-{uuid4()}"),
+        pool="" if session else "growing",
+        session_id=session,
+        method="k_center",
+        params=(),
+        sampler="",
+        sampler_params=(),
+        budget=50 if session else 150,
+        seed=3,
+        class_signal="",
+        predicted_classes=bool(session),
+        class_budgets=ClassBudgets("balanced") if session else None,
+        start_item_ids=(),
+        start_from_labels=bool(session),
+        query=Targets(),
+        avoid=Targets(),
+        pacing_buckets=0,
+        grace_s=grace_s,
+    )
 
 
 async def a_session(site: Site, pool: Pool) -> str:
@@ -163,11 +205,9 @@ async def reason_of(stream: object) -> Reason:
     return caught.value.reason
 
 
-async def prepared(stream: Stream) -> None:
-    """The job waits for a thread, and for nothing else."""
-    async with asyncio.timeout(20):
-        while not (isinstance(stream.last, Progress) and stream.last.phase == "queued"):
-            await stream.step()
+async def queued(site: Site) -> None:
+    """A job of the site waits for its turn, and for nothing else."""
+    await until(lambda: bool(site.runner._turns._waiters))
 
 
 async def lapse(site: Site, job_id: str) -> None:
@@ -183,7 +223,7 @@ async def test_the_next_attacher_takes_over_what_was_planned(
     session = await a_session(one, opened[0])
     undisturbed = await (await two.attach(an_order(session))).result()
     assert set(undisturbed["item_id"].to_pylist()) <= {f"item-{row}" for row in range(200)}
-    one.hold()
+    await one.hold()
     ordered = an_order(session)
     first = await one.attach(ordered)
     if meanwhile == "labels":
@@ -196,7 +236,7 @@ async def test_the_next_attacher_takes_over_what_was_planned(
         changes = {"pool_version": version}
         await two.replica.lifecycle.update(session, changes, None, a_request())
         await two.replica.label(session, dict.fromkeys(range(220, 240), YES))
-    await prepared(first)
+    await queued(one)
     await one.cut()
     await lapse(two, ordered.request.request_id)
     second = await two.attach(ordered)
@@ -206,12 +246,12 @@ async def test_the_next_attacher_takes_over_what_was_planned(
     await one.mend()
     one.let_go()
     assert (await first.result()).equals(undisturbed)
-    assert one.ends("max_entropy", "finished") + two.ends("max_entropy", "finished") <= 3
+    assert one.ends("k_center", "finished") + two.ends("k_center", "finished") <= 3
 
 
 async def test_who_attaches_elsewhere_keeps_the_job_alive(sites: Sites) -> None:
     one, two = sites
-    one.hold()
+    await one.hold()
     ordered = an_order(grace_s=0.2)
     first = await one.attach(ordered)
     elsewhere = await two.attach(ordered)
@@ -230,19 +270,19 @@ async def test_a_heartbeat_that_went_astray_does_not_restart_the_job(
     sites: Sites, what: str
 ) -> None:
     one, _ = sites
-    one.hold()
+    await one.hold()
     ordered = an_order()
     job_id = ordered.request.request_id
     stream = await one.attach(ordered)
     standing = await one.store.get_document("owners", job_id)
     async with asyncio.timeout(10):
-        while standing is None or msgpack.unpackb(standing)[1] != "queued":
+        while standing is None or Heartbeat.unpack(standing).progress.phase != "queued":
             await stream.step()
             standing = await one.store.get_document("owners", job_id)
     if what == "it lapsed":
         await lapse(one, job_id)
     else:  # it stands there, and its owner does not know
-        astray = bytes(msgpack.packb([msgpack.unpackb(standing)[0], "select", 0.25]))
+        astray = Heartbeat(Heartbeat.unpack(standing).owner, Progress("select", 0.25)).pack()
         told = await one.store.put_document(
             "owners", job_id, astray, replaces=standing, ttl_ms=8_000
         )
@@ -261,10 +301,10 @@ async def test_a_heartbeat_that_went_astray_does_not_restart_the_job(
 
 async def test_a_store_that_is_away_at_the_end_loses_no_result(sites: Sites) -> None:
     one, two = sites
-    one.hold()
+    await one.hold()
     ordered = an_order()
     first = await one.attach(ordered)
-    await prepared(first)
+    await queued(one)
     await one.cut()
     one.let_go()
     for _ in range(10):
@@ -279,7 +319,7 @@ async def test_a_store_that_is_away_at_the_end_loses_no_result(sites: Sites) -> 
 
 async def test_a_draining_site_leaves_its_jobs_to_others(sites: Sites) -> None:
     one, two = sites
-    one.hold()
+    await one.hold()
     ordered, left = an_order(), an_order()
     stream, leaving = await one.attach(ordered), await one.attach(left)
     await leaving.detach()
@@ -288,7 +328,7 @@ async def test_a_draining_site_leaves_its_jobs_to_others(sites: Sites) -> None:
     assert await reason_of(one.attach(an_order())) is Reason.DRAINING
     one.let_go()
     assert await reason_of(stream.result()) is Reason.DRAINING
-    await until(lambda: not one.jobs._jobs)
+    await until(lambda: not one.runner.runs)
     for order, spec in ((ordered, stream.spec), (left, leaving.spec)):
         elsewhere = await two.attach(order, spec)
         assert (await elsewhere.result()).num_rows == order.budget
@@ -298,10 +338,10 @@ async def test_a_draining_site_leaves_its_jobs_to_others(sites: Sites) -> None:
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
 async def test_attached_again_while_the_job_is_being_stopped(sites: Sites, where: str) -> None:
     one, two = sites
-    one.hold()
+    await one.hold()
     ordered = an_order(grace_s=0.1)
     stream = await one.attach(ordered)
-    job = one.jobs._jobs[ordered.request.request_id]
+    job = one.runner.runs[ordered.request.request_id]
     await stream.detach()
     await until(job.stop.is_set)
     again = await (one if where == "here" else two).attach(ordered)
@@ -324,7 +364,7 @@ async def test_a_result_outlives_its_session(sites: Sites, opened: list[Pool]) -
 async def test_documents_that_end_are_in_no_index(sites: Sites) -> None:
     """Nothing would ever take them out of it."""
     one, two = sites
-    one.hold()
+    await one.hold()
     ordered = an_order()
     await one.attach(ordered)
     await two.attach(ordered)
@@ -340,53 +380,100 @@ async def test_documents_that_end_are_in_no_index(sites: Sites) -> None:
     assert await client.zscore(SpaceKeys("owners").index, job_id) is None
 
 
-async def test_a_killed_servers_job_is_done_by_the_next(
-    client: Client, pools: Pools, redis_url: str, tmp_path: Path
+async def test_a_cancelled_job_frees_all_that_it_held(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order = partial(Client.score_coreset, method="k_center", budget=3_000, pool="large", seed=5)
-    job_id, begun = f"job-{uuid4()}", threading.Event()
-    killed = ServerProcess(*serve_options(pools, tmp_path, "--state", redis_url)).start()
-    with Client(killed.listen, max_attempts=1) as doomed:
+    one, two = sites
+    prepare, held = one.inputs.problem, []
 
-        def hear(progress: CoresetProgress) -> None:
-            if progress.share > 0:
-                begun.set()
+    async def watched(*what: Any) -> Problem:
+        problem = await prepare(*what)
+        held.append(weakref.ref(problem.items.rows))
+        return problem
 
-        watch = partial(order, doomed, request_id=job_id, on_progress=hear)
-        watching = asyncio.create_task(asyncio.to_thread(watch))
-        assert await asyncio.to_thread(begun.wait, 20)
-        killed.kill()
-        assert isinstance((await asyncio.gather(watching, return_exceptions=True))[0], Unavailable)
-    store = await RedisStore.connect(redis_url)
-    assert await store.delete_document("owners", job_id)  # as if 8 seconds had passed
-    await store.close()
-    again = await asyncio.to_thread(partial(order, client, request_id=job_id))
-    undisturbed = await asyncio.to_thread(partial(order, client))
-    assert again.item_ids == undisturbed.item_ids
-    assert again.scores.tobytes() == undisturbed.scores.tobytes()
-    assert again.plan.job_id == job_id
+    monkeypatch.setattr(one.inputs, "problem", watched)
+    ordered = replace(an_order(), pool="large", budget=29_000)
+    stream = await one.attach(ordered)
+    async with asyncio.timeout(20):
+        while stream.last.phase != "select":  # type: ignore[union-attr]
+            await stream.step()
+    assert held[0]() is not None
+    assert await two.jobs.cancel(ordered.request.request_id, a_request())
+    assert await reason_of(stream.result()) is Reason.JOB_CANCELLED
+    await until(lambda: not one.runner.runs)
+    gc.collect()
+    assert held[0]() is None
+    assert await one.store.get_document("owners", ordered.request.request_id) is None
+    assert not one.runner._turns.locked()
+    assert one.ends("k_center", "cancelled") == 1
+
+
+async def test_cancelled_while_it_waits_for_its_turn(sites: Sites) -> None:
+    """The streams end at once, also while no turn comes free."""
+    one, two = sites
+    await one.hold()
+    ordered = an_order()
+    stream = await one.attach(ordered)
+    elsewhere = await two.attach(ordered)
+    await queued(one)
+    assert await two.jobs.cancel(ordered.request.request_id, a_request())
+    for attached in (stream, elsewhere):
+        assert await reason_of(attached.result()) is Reason.JOB_CANCELLED
+    await until(lambda: not one.runner.runs)
+    assert one.ends("k_center", "cancelled") == 1
+    one.let_go()
+    after = await one.attach(an_order())
+    assert (await after.result()).num_rows == 150
+
+
+async def test_what_does_not_fit_is_refused_before_there_is_a_job(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = sites
+    ordered = an_order()
+    needed = (await one.jobs.plan(ordered)).expected_bytes
+    little = SimpleNamespace(available=needed - 1)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
+    refused = an_order()
+    with pytest.raises(CoresiftError, match="k_center needs") as caught:
+        await one.jobs.plan(refused)
+    assert caught.value.reason is Reason.TOO_LARGE
+    assert caught.value.metadata["needed_bytes"] == str(needed)
+    assert await one.store.get_document("jobs", refused.request.request_id) is None
+    assert (await one.jobs.plan(ordered)).expected_bytes == needed
+
+
+async def test_a_job_of_a_newer_release_is_refused(sites: Sites) -> None:
+    one, _ = sites
+    ordered = an_order()
+    newer = bytes(msgpack.packb({"format": FORMAT + 1}))
+    job_id = ordered.request.request_id
+    await one.store.put_document("jobs", job_id, newer, replaces=None, ttl_ms=60_000)
+    assert await reason_of(one.jobs.plan(ordered)) is Reason.FORMAT_TOO_NEW
+    assert await reason_of(one.jobs.cancel(job_id, a_request())) is Reason.FORMAT_TOO_NEW
+    assert await one.store.get_document("jobs", job_id) == newer
 
 
 async def test_a_heart_beats_while_the_job_is_prepared(
     sites: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Preparing may take longer than a heartbeat lives: nobody else takes the job meanwhile."""
-    monkeypatch.setattr(coreset_jobs, "OWNER_TTL_MS", 300)
+    monkeypatch.setattr(coreset_ledger, "OWNER_TTL_MS", 300)
     one, two = sites
-    ready, prepare = asyncio.Event(), one.jobs._planner.work
+    ready, prepare = asyncio.Event(), one.inputs.problem
 
-    async def slowly(spec: JobSpec, ordered: Ordered) -> Work:
+    async def slowly(*what: Any) -> Problem:
         await ready.wait()
-        return await prepare(spec, ordered)
+        return await prepare(*what)
 
-    monkeypatch.setattr(one.jobs._planner, "work", slowly)
+    monkeypatch.setattr(one.inputs, "problem", slowly)
     ordered = an_order()
     first = await one.attach(ordered)
     elsewhere = await two.attach(ordered)
     waited = asyncio.get_running_loop().time() + 1.0
     while asyncio.get_running_loop().time() < waited:
         await elsewhere.step()
-        assert not two.jobs._jobs
+        assert not two.runner.runs
     ready.set()
     assert (await first.result()).equals(await elsewhere.result())
     assert (one.ends("k_center", "finished"), two.ends("k_center", "finished")) == (1, 0)

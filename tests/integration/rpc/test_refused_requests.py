@@ -147,7 +147,7 @@ def test_choices_pages_and_revisions(
                 "header.columns",
             ),
             ("NaN", lambda w: w.put(w.numbers(n3=math.nan)), "chunk.values"),
-            ("infinity", lambda w: w.put(w.numbers(n3=math.inf)), "chunk.values"),
+            ("minus infinity", lambda w: w.put(w.numbers(n3=-math.inf)), "chunk.values"),
             ("nothing more", lambda w: w.put([]), "header.count"),
             (
                 "one missing",

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import msgpack
 import numpy as np
+import psutil
 import pytest
 import pytest_asyncio
 from hypothesis import given, settings
@@ -26,13 +27,12 @@ from coresift.server.head import Task
 from coresift.server.pool.builder import AppendOptions, append_pool
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All, Seals
-from coresift.server.session import signals
 from coresift.server.session.advice import StopAdvice
 from coresift.server.session.candidates import Candidates
 from coresift.server.session.config import BatchConfig, GroupRule, SessionConfig
 from coresift.server.session.labels import pack_class
 from coresift.server.session.neighbourhood import Neighbourhood
-from coresift.server.session.signals import SignalHeader, SignalKind, Upload
+from coresift.server.session.signal_uploads import SignalHeader, SignalKind, Upload
 from coresift.server.session.view import View
 from coresift.server.state.entries import ConfigEntry, LabelsEntry
 from coresift.server.state.keys import DELETED, SessionKeys
@@ -386,7 +386,7 @@ def test_a_signal_that_needs_more_memory_than_there_is_is_refused(
     Upload(header, pool)
     needed = 3 * 4 * ITEMS * len(columns)
     small = SimpleNamespace(available=needed - 1)
-    monkeypatch.setattr(signals.psutil, "virtual_memory", lambda: small)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: small)
     with pytest.raises(CoresiftError) as caught:
         Upload(header, pool)
     assert caught.value.reason is Reason.TOO_LARGE

@@ -32,7 +32,12 @@ from coresift.server.session.labels import UNSURE, pack_class
 from coresift.server.session.lifecycle import PriorWeights
 from coresift.server.session.ranking import PickReason
 from coresift.server.session.replay import read_log, replay
-from coresift.server.session.signals import SignalHeader, SignalKind, Upload
+from coresift.server.session.signal_uploads import (
+    SignalChunk,
+    SignalHeader,
+    SignalKind,
+    Upload,
+)
 from coresift.server.state.entries import (
     Entry,
     ExpiryEntry,
@@ -258,13 +263,14 @@ async def test_a_signal_ranks_after_its_record_is_gone(
 ) -> None:
     one, two = pair
     values = np.random.default_rng(1).standard_normal(ITEMS).astype(np.float32)
-    data = values.tobytes()
+    ids, offsets = pool.ids.column(np.arange(ITEMS))
+    chunk = SignalChunk(ids, np.frombuffer(offsets, np.int32), values.tobytes())
     header = SignalHeader(
         a_request(), "difficulty", pool.manifest.name, pool.manifest.version,
-        SignalKind.NUMBER, ("score",), ITEMS, sha256(data).digest(),
+        SignalKind.NUMBER, ("score",), ITEMS, sha256(ids + offsets + chunk.values).digest(),
     )  # fmt: skip
     upload = Upload(header, pool)
-    upload.add([f"item-{row}" for row in range(ITEMS)], (b"", b""), data)
+    upload.add(chunk)
     await one.signals.store(header, pool, upload)
     session = await created(one, pool, mix=only("signal", name="difficulty"))
     first = await campaign(pair, session, truth, turns=2)

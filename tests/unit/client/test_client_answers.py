@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,18 @@ from tests.unit.client.driver import Driver
 from coresift.client import (
     AnnotatorAgreement,
     Classes,
+    CoresetMethod,
+    CoresetProgress,
     Estimate,
     ItemConsensus,
     PickReason,
     Purpose,
     RandomSample,
+    Sampler,
     StopAdvice,
     ValidationScore,
 )
-from coresift.client.calls import consensus, leases, model
+from coresift.client.calls import consensus, coreset, leases, model
 from coresift.client.calls.progress import progress_of
 from coresift.v1 import selection_pb2 as pb
 
@@ -181,3 +185,81 @@ def test_scores_of_many_vectors() -> None:
     with pytest.raises(ValueError, match="best_of compares the vectors of one call"):
         driver.run(model.score_vectors("s", X, best_of=3))
     assert len(driver.sent) == 2
+
+
+def chunk(item_id: str, rank: int, *, whole: bool) -> pb.CoresetChunk:
+    column = pb.StringColumn(
+        data=item_id.encode(), offsets=np.array([0, len(item_id)], "<i4").tobytes()
+    )
+    number = np.array([rank], "<f8").tobytes()
+    return pb.CoresetChunk(
+        item_ids=column,
+        ranks=np.array([rank], "<u4").tobytes(),
+        scores=number,
+        weights=number if whole else b"",
+        buckets=np.array([rank], "<u4").tobytes() if whole else b"",
+    )
+
+
+def test_a_coreset_with_everything() -> None:
+    plan = pb.CoresetPlan(job_id="j", method="aum", budget=2, sampler="ccs", notes=["a", "b"])
+    plan.params.update({"signal": "run", "epochs": 10, "share": 0.5, "fast": True})
+    plan.sampler_params.update({"beta": 0.25})
+    plan.expected_time.FromMilliseconds(1500)
+    summary = pb.CoresetSummary(
+        count=2,
+        covering_radius=0.0,
+        objective=-1.0,
+        mean_max_similarity=0.5,
+        measured_items=9,
+        class_counts={7: 1, 3: 1},
+        details={"threshold": 0.9},
+        content_hash="h",
+    )
+    summary.durations["select"].FromMilliseconds(250)
+    parts = [
+        pb.ScoreCoresetResponse(plan=plan),
+        pb.ScoreCoresetResponse(
+            progress=pb.CoresetProgress(phase="select", share=0.5, objective=0.0)
+        ),
+        pb.ScoreCoresetResponse(progress=pb.CoresetProgress(phase="store", share=1)),
+        pb.ScoreCoresetResponse(chunk=chunk("x", 0, whole=True)),
+        pb.ScoreCoresetResponse(chunk=chunk("yz", 1, whole=True)),
+        pb.ScoreCoresetResponse(summary=summary),
+    ]
+    heard: list[CoresetProgress] = []
+    driver = Driver(lambda _name, _request: iter(parts))
+    found = driver.run(coreset.score_coreset("aum", 2, pool="p", on_progress=heard.append))
+    assert found.plan.method == CoresetMethod("aum", epochs=10, fast=True, share=0.5, signal="run")
+    assert isinstance(found.plan.method.params["epochs"], int)
+    assert found.plan.sampler == Sampler("ccs", beta=0.25)
+    assert (found.plan.budget, found.plan.notes) == (2, ("a", "b"))
+    assert found.plan.expected_time == timedelta(seconds=1.5)
+    assert [(p.phase, p.share, p.objective) for p in heard] == [
+        ("select", 0.5, 0.0),
+        ("store", 1.0, None),
+    ]
+    assert list(found.item_ids) == ["x", "yz"]
+    assert (found.ranks.tolist(), found.scores.tolist()) == ([0, 1], [0.0, 1.0])
+    assert (found.weights.tolist(), found.buckets.tolist()) == ([0.0, 1.0], [0, 1])
+    assert (found.ranks.dtype, found.buckets.dtype) == (np.uint32, np.uint32)
+    about = found.summary
+    assert (about.covering_radius, about.objective, about.mean_max_similarity) == (0.0, -1.0, 0.5)
+    assert (about.measured_items, about.details) == (9, {"threshold": 0.9})
+    assert list(about.class_counts.items()) == [(3, 1), (7, 1)]
+    assert about.durations == {"select": timedelta(seconds=0.25)}
+
+
+def test_a_coreset_with_little() -> None:
+    parts = [
+        pb.ScoreCoresetResponse(plan=pb.CoresetPlan(method="semdedup")),
+        pb.ScoreCoresetResponse(chunk=chunk("x", 0, whole=False)),
+        pb.ScoreCoresetResponse(summary=pb.CoresetSummary(count=1)),
+    ]
+    driver = Driver(lambda _name, _request: iter(parts))
+    found = driver.run(coreset.score_coreset("semdedup", pool="p"))
+    assert (found.plan.budget, found.plan.sampler) == (None, None)
+    assert (found.weights, found.buckets) == (None, None)
+    about = found.summary
+    assert (about.covering_radius, about.objective, about.mean_max_similarity) == (None,) * 3
+    assert (about.class_counts, about.details) == ({}, {})

@@ -22,8 +22,15 @@ from coresift.client import (
     Strategy,
     Task,
 )
+from coresift.client.calls.coreset_messages import coreset_of, plan_of
 from coresift.client.calls.progress import progress_of
 from coresift.client.calls.session import session_of
+from coresift.client.commands.coreset_text import (
+    parse_class_budgets,
+    read_item_ids,
+    read_targets,
+    result_facts,
+)
 from coresift.client.commands.facts import progress_facts, session_facts
 from coresift.client.commands.parse import (
     parse_candidates,
@@ -68,6 +75,18 @@ def test_no_server_is_said_without_a_traceback() -> None:
         (("search", "p"), "either an item id or --vector"),
         (("coreset", "random", "5", "--out", "x.parquet"), "either --pool or --session"),
         (("coreset", "random", "5", "--out", "x.csv", "--pool", "p"), "a .parquet file"),
+        (
+            ("coreset", "aum", "5", "--out", "x.parquet", "--pool", "p", "-p", "signal"),
+            "--param must be NAME=VALUE",
+        ),
+        (
+            ("coreset", "aum", "5", "--out", "x.parquet", "--pool", "p", "--sampler-param", "a=1"),
+            "--sampler-param needs --sampler",
+        ),
+        (
+            ("coreset", "aum", "5", "--out", "x.parquet", "--pool", "p", "--per-class", "even"),
+            "--per-class must be balanced",
+        ),
         (("simulate", "nowhere"), "does not exist"),
         (("simulate", "nowhere", "--methods", "BALD-All"), "unknown method 'BALD-All'"),
     ],
@@ -214,6 +233,76 @@ def test_parse_label() -> None:
     for line in ("a", "=cat", "a="):
         with pytest.raises(Failure, match="ITEM=CLASS"):
             parse_label(line, Task.BINARY)
+
+
+def test_parse_class_budgets() -> None:
+    assert parse_class_budgets("balanced") == "balanced"
+    assert parse_class_budgets("proportional") == "proportional"
+    assert parse_class_budgets("3=100, 4=50") == {3: 100, 4: 50}
+    for text in ("", "even", "3", "3=", "=3", "a=3", "3=-1", "3=1,"):
+        with pytest.raises(Failure, match="--per-class must be"):
+            parse_class_budgets(text)
+    with pytest.raises(Failure, match="class 3 twice"):
+        parse_class_budgets("3=1,3=2")
+
+
+def test_read_items_and_targets(tmp_path: Path) -> None:
+    lines = tmp_path / "ids.txt"
+    lines.write_text("a b\n\n é \n", encoding="utf-8")
+    assert read_item_ids(lines) == ["a b", " é "]
+    targets = read_targets(lines)
+    assert targets is not None
+    assert (targets.item_ids, targets.vectors) == (["a b", " é "], None)
+    np.save(tmp_path / "x.npy", np.eye(2, dtype=np.float16))
+    targets = read_targets(tmp_path / "x.npy")
+    assert targets is not None
+    assert np.array_equal(targets.vectors, np.eye(2))  # type: ignore[arg-type]
+    assert read_targets(None) is None
+    (tmp_path / "bad.npy").write_bytes(b"\xff")
+    (tmp_path / "bad.txt").write_bytes(b"\xff")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    (tmp_path / "archive.npy").write_bytes(b"PK\x03\x04")
+    for name in ("bad.npy", "bad.txt", "empty.npy", "archive.npy"):
+        with pytest.raises(Failure, match="cannot read"):
+            read_targets(tmp_path / name)
+
+
+def test_facts_of_a_coreset() -> None:
+    plan = pb.CoresetPlan(method="aum", sampler="ccs", pool_items=90, notes=["one", "two"])
+    plan.params.update({"signal": "run"})
+    summary = pb.CoresetSummary(
+        count=30,
+        covering_radius=0.5,
+        mean_max_similarity=0.75,
+        measured_items=60,
+        objective=1234.5,
+        class_counts={number: 20 - number for number in range(14)},
+        details={"kept_share": 0.25},
+    )
+    summary.durations["select"].FromMilliseconds(250)
+    facts = {k: str(v) for k, v in result_facts(coreset_of(plan_of(plan), [], summary)).items()}
+    assert facts == {
+        "core-set": "30 of 90 items",
+        "method": "aum(signal='run')",
+        "sampler": "ccs",
+        "notes": "one; two",
+        "covering radius": "0.5000",
+        "mean max similarity": "0.7500 (over a sample of 60 items)",
+        "objective": "1234.5",
+        "items by class": "0: 20, 1: 19, 2: 18, 3: 17, 4: 16, 5: 15, 6: 14, 7: 13, 8: 12, 9: 11, "
+        "10: 10, 11: 9 and 2 more with 7 to 8",
+        "kept share": "0.25",
+        "time": "select 0.25 s",
+    }
+    little = pb.CoresetSummary(count=30, class_counts={1: 30})
+    plan = pb.CoresetPlan(method="random", pool_items=90)
+    facts = {k: str(v) for k, v in result_facts(coreset_of(plan_of(plan), [], little)).items()}
+    assert facts == {
+        "core-set": "30 of 90 items",
+        "method": "random",
+        "items by class": "1: 30",
+        "time": "",
+    }
 
 
 def test_plain_is_json() -> None:

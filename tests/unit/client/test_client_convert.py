@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coresift.client import StringColumn
+from coresift.client import StringColumn, convert
 from coresift.client.convert import array, duration, matrix, vectors
 
 
@@ -23,6 +23,17 @@ def test_string_column_round_trip(strings: list[str], pieces: int) -> None:
     assert StringColumn.joined(parts) == column
     for part in parts:
         assert array(part.offsets, "i4", -1)[0] == 0
+
+
+@given(st.lists(st.text(max_size=3)), st.slices(12))
+def test_string_column_in_blocks(strings: list[str], part: slice) -> None:
+    """Some blocks are ASCII, others are not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert, "_BLOCK", 3)
+        column = StringColumn.of(iter(strings))
+        assert list(column) == strings
+        assert column[part] == strings[part]
+        assert len(column) == len(strings)
 
 
 def test_string_column_index() -> None:

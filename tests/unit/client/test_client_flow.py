@@ -15,7 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.client.driver import Driver, failing, unavailable
 
-from coresift.client import RETRACT, UNSURE, Classes, Label, Outcome
+from coresift.client import (
+    RETRACT,
+    UNSURE,
+    Classes,
+    CoresetMethod,
+    Label,
+    Outcome,
+    Sampler,
+    Targets,
+)
 from coresift.client.calls import configure, coreset, labels, leases, model, session, signals
 from coresift.client.convert import StringColumn
 from coresift.client.errors import CoresiftError, ResourceExhausted, Unavailable
@@ -253,6 +262,92 @@ def test_a_coreset_attaches_again_and_starts_its_result_over() -> None:
     assert result.summary.covering_radius is None
     assert len(heard) == 21
     assert len({send.request.request_id for send in driver.sent}) == 1  # type: ignore[union-attr]
+
+
+def coreset_request(*args: Any, **kwargs: Any) -> Any:
+    driver = Driver(lambda _name, _request: iter(coreset_stream(["a"])))
+    driver.run(coreset.score_coreset(*args, **kwargs))
+    return driver.sent[0].request
+
+
+def test_a_coreset_request_with_everything() -> None:
+    sent = coreset_request(
+        CoresetMethod("query", neighbours=32, weight=0.5),
+        40,
+        session="s",
+        sampler=Sampler("ccs", beta=0.2),
+        class_signal="truth",
+        class_budgets={3: 30, 1: 10},
+        start_item_ids=["x"],
+        start_from_labels=True,
+        query=Targets(["a"], np.eye(2)),
+        avoid=iter(["b", "c"]),
+        pacing_buckets=4,
+        seed=5,
+        grace_period=9,
+        request_id="r",
+    )
+    assert (sent.method, sent.budget, sent.seed, sent.request_id) == ("query", 40, 5, "r")
+    assert dict(sent.params) == {"neighbours": 32, "weight": 0.5}
+    assert (sent.sampler, dict(sent.sampler_params)) == ("ccs", {"beta": 0.2})
+    assert (sent.WhichOneof("source"), sent.session_id) == ("session_id", "s")
+    assert (sent.WhichOneof("classes"), sent.class_signal) == ("class_signal", "truth")
+    assert dict(sent.class_budgets.counts.counts) == {3: 30, 1: 10}
+    assert (list(sent.start_item_ids), sent.start_from_labels) == (["x"], True)
+    assert list(sent.query.item_ids) == ["a"]
+    assert sent.query.vectors.dimension == 2
+    assert np.frombuffer(sent.query.vectors.data, "<f4").tolist() == [1, 0, 0, 1]
+    assert (list(sent.avoid.item_ids), sent.avoid.HasField("vectors")) == (["b", "c"], False)
+    assert (sent.pacing_buckets, sent.grace_period.seconds) == (4, 9)
+
+
+def test_a_coreset_request_with_little() -> None:
+    sent = coreset_request("semdedup", pool="p", predicted_classes=True, sampler="top")
+    assert (sent.method, sent.pool, sent.sampler) == ("semdedup", "p", "top")
+    assert sent.predicted_classes
+    assert not sent.params.fields
+    absent = ("budget", "class_budgets", "query", "avoid", "grace_period")
+    assert not any(sent.HasField(name) for name in absent)
+    for rule in ("balanced", "proportional"):
+        sent = coreset_request("random", 1, pool="p", class_budgets=rule)
+        assert sent.class_budgets.WhichOneof("rule") == rule
+    sent = coreset_request("random", 1, pool="p", class_budgets={})
+    assert sent.class_budgets.WhichOneof("rule") == "counts"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, ValueError, "exactly one of pool, session"),
+        ({"pool": "p", "session": "s"}, ValueError, "exactly one of pool, session"),
+        (
+            {"pool": "p", "class_signal": "c", "predicted_classes": True},
+            ValueError,
+            "at most one of class_signal, predicted_classes",
+        ),
+        ({"pool": "p", "class_budgets": "even"}, ValueError, "class_budgets must be 'balanced'"),
+        ({"pool": "p", "query": "a"}, TypeError, "Targets or a sequence of item ids"),
+        ({"pool": "p", "avoid": Targets(vectors=[])}, ValueError, "vectors must be a non-empty"),
+    ],
+)
+def test_coreset_requests_that_contradict_themselves(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        coreset_request("random", 1, **arguments)
+    with pytest.raises(TypeError, match="parameter neighbours must be a number"):
+        CoresetMethod("query", neighbours=[1])  # type: ignore[arg-type]
+
+
+def test_methods_and_samplers_are_values() -> None:
+    method = CoresetMethod("facility_location", neighbours=32)
+    assert repr(method) == "CoresetMethod('facility_location', neighbours=32)"
+    assert str(method) == "facility_location(neighbours=32)"
+    assert str(Sampler("top")) == "top"
+    assert method == CoresetMethod("facility_location", neighbours=32)
+    assert len({method, CoresetMethod("facility_location", neighbours=32)}) == 1
+    named: set[object] = {CoresetMethod("top"), Sampler("top")}
+    assert len(named) == 2
 
 
 @given(st.lists(st.integers(1, 256), min_size=1, max_size=40), st.integers(1, 1000))

@@ -85,7 +85,8 @@ def test_public_names() -> None:
     configuration = "All Anchors BatchPolicy Groups HeadConfig KEEP Mix RandomSubset Seals"
     configuration += " StopRule Strategy"
     answers = "AnnotatorAgreement Estimate ItemConsensus Progress RandomSample ValidationScore"
-    assert set(f"{configuration} {answers} ItemsMissing Purpose".split()) <= set(
+    coresets = "Coreset CoresetMethod CoresetPlan Sampler Targets TrainingDynamics"
+    assert set(f"{configuration} {answers} {coresets} ItemsMissing Purpose".split()) <= set(
         coresift.client.__all__
     )
 
@@ -120,7 +121,7 @@ def test_unknown_enum_values() -> None:
 
 
 def test_import_is_light() -> None:
-    heavy = "torch faiss redis pyarrow matplotlib typer rich coresift.server"
+    heavy = "torch jax faiss redis pyarrow matplotlib typer rich coresift.server"
     code = f"import sys, coresift.client; print([m for m in {heavy.split()} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

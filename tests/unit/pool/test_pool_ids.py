@@ -28,10 +28,13 @@ def test_round_trip(tmp_path: Path, stored: list[str], others: list[str]) -> Non
     wanted = [*reversed(stored), *others]
     expected = [stored.index(name) if name in stored else -1 for name in wanted]
     assert ids.rows_of(wanted).tolist() == expected
+    packed = [name.encode() for name in wanted]
+    offsets = np.cumsum([0, *map(len, packed)]).astype(np.int32)
+    assert ids.rows_of_packed(b"".join(packed), offsets).tolist() == expected
     rows = np.array([row for row in expected if row >= 0])
     assert ids.ids_of(rows) == [stored[row] for row in rows]
-    data, offsets = ids.column(rows)
-    places = np.frombuffer(offsets, np.int32)
+    data, ends = ids.column(rows)
+    places = np.frombuffer(ends, np.int32)
     assert [data[a:b].decode() for a, b in pairwise(places)] == [stored[row] for row in rows]
 
 
@@ -49,6 +52,8 @@ def test_strange_requests(tmp_path: Path) -> None:
     ids = opened(tmp_path, ["a", "?", "\ufffd"])
     assert ids.rows_of(["\ud800", "", "a"]).tolist() == [-1, -1, 0]
     assert ids.rows_of([]).tolist() == []
+    assert ids.rows_of_packed(b"", np.zeros(1, np.int32)).tolist() == []
+    assert ids.rows_of_packed(b"\xff?\xbd", np.array([0, 1, 2, 3], "<i4")).tolist() == [-1, 1, -1]
     assert ids.ids_of(np.array([], np.int64)) == []
     assert ids.column(np.array([], np.int64)) == (b"", b"\0\0\0\0")
     for wrong in ([-1], [3]):

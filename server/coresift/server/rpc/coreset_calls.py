@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from coresift.server.errors import invalid
-from coresift.server.rpc import checks, encode
+from coresift.server.coreset.class_budgets import ClassBudgets
+from coresift.server.errors import CoresiftError, Reason, invalid
+from coresift.server.rpc import checks, decode, encode
 from coresift.server.rpc.services import Services
-from coresift.server.session.coreset_jobs import Progress, Result
-from coresift.server.session.coreset_plans import JobSpec, Ordered
+from coresift.server.session.coreset_orders import JobSpec, Ordered, Targets
+from coresift.server.session.coreset_records import Progress
+from coresift.server.session.coreset_results import Result
 from coresift.v1 import selection_pb2 as pb
 
-CHUNK_ITEMS = 16_384
-"""Of a message: with ids of 30 bytes about 1 MB."""
+CHUNK_BYTES = 768 * 1024
+"""Of a message."""
+OFFSET_BYTES = 4
+COLUMNS = {
+    "rank": ("ranks", "<u4"),
+    "score": ("scores", "<f8"),
+    "weight": ("weights", "<f8"),
+    "bucket": ("buckets", "<u4"),
+}
+"""Of a result: the field of a chunk that each goes to, and the type of its numbers."""
 MAX_START_ITEMS = 100_000
+MAX_TARGETS = 10_000
+MAX_BUCKETS = 10_000
 DEFAULT_GRACE_MS, MAX_GRACE_MS = 60_000, 3_600_000
 
 
@@ -29,45 +44,23 @@ class CoresetCalls:
     async def ScoreCoreset(
         self, request: pb.ScoreCoresetRequest, context: object
     ) -> AsyncIterator[pb.ScoreCoresetResponse]:
-        ordered = self._ordered(request)
+        # Tens of megabytes are to be hashed where there are many start items or vectors.
+        ordered = await asyncio.to_thread(_ordered, request)
         jobs = self.services.coresets
         spec = await jobs.plan(ordered)
         yield pb.ScoreCoresetResponse(plan=_plan(spec))
         async with aclosing(jobs.attach(spec, ordered)) as steps:
             async for step in steps:
                 if isinstance(step, Progress):
-                    progress = pb.CoresetProgress(phase=step.phase, share=step.share)
+                    progress = pb.CoresetProgress(
+                        phase=step.phase, share=step.share, objective=step.objective
+                    )
                     yield pb.ScoreCoresetResponse(progress=progress)
                     continue
-                for start in range(0, step.table.num_rows, CHUNK_ITEMS):
-                    part = step.table.slice(start, CHUNK_ITEMS).combine_chunks()
-                    yield pb.ScoreCoresetResponse(chunk=_chunk(part))
+                for batch in step.table.to_batches():
+                    for chunk in result_chunks(batch):
+                        yield pb.ScoreCoresetResponse(chunk=chunk)
                 yield pb.ScoreCoresetResponse(summary=_summary(step))
-
-    def _ordered(self, request: pb.ScoreCoresetRequest) -> Ordered:
-        identity = checks.request_of(request, request.request_id)
-        grace_ms = DEFAULT_GRACE_MS
-        if request.HasField("grace_period"):
-            grace_ms = checks.milliseconds(request.grace_period)
-            if not 1_000 <= grace_ms <= MAX_GRACE_MS:
-                got = grace_ms / 1000
-                raise invalid("grace_period", f"must be 1 s to 1 h, got {got:g} s")
-        source = request.WhichOneof("source")
-        if source is None:
-            raise invalid("source", "is required: pool or session_id")
-        if source == "session_id":
-            checks.name("session_id", request.session_id)
-        checks.count("start_item_ids", len(request.start_item_ids), MAX_START_ITEMS, least=0)
-        return Ordered(
-            request=identity,
-            pool=request.pool,
-            session_id=request.session_id,
-            method=request.method,
-            budget=request.budget,
-            seed=request.seed,
-            start_item_ids=tuple(request.start_item_ids),
-            grace_s=grace_ms / 1000,
-        )
 
     async def CancelCoreset(
         self, request: pb.CancelCoresetRequest, context: object
@@ -76,6 +69,75 @@ class CoresetCalls:
         checks.name("job_id", request.job_id)
         cancelled = await self.services.coresets.cancel(request.job_id, identity)
         return pb.CancelCoresetResponse(cancelled=cancelled)
+
+
+def _ordered(request: pb.ScoreCoresetRequest) -> Ordered:
+    identity = checks.request_of(request, request.request_id)
+    grace_ms = DEFAULT_GRACE_MS
+    if request.HasField("grace_period"):
+        grace_ms = checks.milliseconds(request.grace_period)
+        if not 1_000 <= grace_ms <= MAX_GRACE_MS:
+            got = grace_ms / 1000
+            raise invalid("grace_period", f"must be 1 s to 1 h, got {got:g} s")
+    source = request.WhichOneof("source")
+    if source is None:
+        raise invalid("source", "is required: pool or session_id")
+    if source == "session_id":
+        checks.name("session_id", request.session_id)
+    checks.count("start_item_ids", len(request.start_item_ids), MAX_START_ITEMS, least=0)
+    if (buckets := request.pacing_buckets) and not 2 <= buckets <= MAX_BUCKETS:
+        raise invalid("pacing_buckets", f"must be 0 or 2..{MAX_BUCKETS}, got {buckets}")
+    return Ordered(
+        request=identity,
+        pool=request.pool,
+        session_id=request.session_id,
+        method=request.method,
+        params=decode.params(request.params, "params"),
+        sampler=request.sampler,
+        sampler_params=decode.params(request.sampler_params, "sampler_params"),
+        budget=request.budget if request.HasField("budget") else None,
+        seed=request.seed,
+        class_signal=request.class_signal,
+        predicted_classes=request.predicted_classes,
+        class_budgets=_class_budgets(request),
+        start_item_ids=tuple(request.start_item_ids),
+        start_from_labels=request.start_from_labels,
+        query=_targets("query", request.query),
+        avoid=_targets("avoid", request.avoid),
+        pacing_buckets=buckets,
+        grace_s=grace_ms / 1000,
+    )
+
+
+def _class_budgets(request: pb.ScoreCoresetRequest) -> ClassBudgets | None:
+    if not request.HasField("class_budgets"):
+        return None
+    given = request.class_budgets
+    match given.WhichOneof("rule"):
+        case "balanced":
+            return ClassBudgets("balanced")
+        case "proportional":
+            return ClassBudgets("proportional")
+        case "counts":
+            return ClassBudgets("counts", tuple(sorted(given.counts.counts.items())))
+    raise invalid("class_budgets.rule", "is required: balanced, proportional or counts")
+
+
+def _targets(field: str, given: pb.Targets) -> Targets:
+    vectors, count = None, len(given.item_ids)
+    if given.HasField("vectors"):
+        width = 4 * given.vectors.dimension
+        if not width or not given.vectors.data or len(given.vectors.data) % width:
+            raise CoresiftError(
+                Reason.INVALID_VECTOR,
+                f"{field}.vectors.data must hold rows of {width} bytes, "
+                f"got {len(given.vectors.data)} bytes",
+                field=f"{field}.vectors.data",
+            )
+        vectors = np.frombuffer(given.vectors.data, "<f4").reshape(-1, given.vectors.dimension)
+        count += len(vectors)
+    checks.count(field, count, MAX_TARGETS, least=0)
+    return Targets(tuple(given.item_ids), vectors)
 
 
 def _plan(spec: JobSpec) -> pb.CoresetPlan:
@@ -90,6 +152,10 @@ def _plan(spec: JobSpec) -> pb.CoresetPlan:
             seed=spec.seed,
         ),
         method=spec.method,
+        params=encode.struct(spec.params),
+        sampler=spec.sampler,
+        sampler_params=encode.struct(spec.sampler_params),
+        notes=spec.notes,
         pool_items=spec.items,
         budget=spec.budget,
         expected_time=encode.duration(1e3 * spec.expected_s),
@@ -97,16 +163,30 @@ def _plan(spec: JobSpec) -> pb.CoresetPlan:
     )
 
 
-def _chunk(part: pa.Table) -> pb.CoresetChunk:
-    encoded = [item_id or b"" for item_id in part["item_id"].cast(pa.binary()).to_pylist()]
-    offsets = np.cumsum([0, *map(len, encoded)])
-    weights = part["weight"].to_numpy().tobytes() if "weight" in part.column_names else b""
-    return pb.CoresetChunk(
-        item_ids=pb.StringColumn(data=b"".join(encoded), offsets=offsets.astype("<i4").tobytes()),
-        ranks=part["rank"].to_numpy().astype("<u4").tobytes(),
-        scores=part["score"].to_numpy().astype("<f8").tobytes(),
-        weights=weights,
-    )
+def result_chunks(batch: pa.RecordBatch) -> Iterator[pb.CoresetChunk]:
+    """A result's columns, cut where a message is full."""
+    ids = batch.column("item_id")
+    buffers: list[Any] = ids.buffers()
+    ends = np.frombuffer(buffers[1], np.int64)[ids.offset : ids.offset + len(ids) + 1]
+    data = memoryview(buffers[2] or b"")
+    columns: dict[str, npt.NDArray[Any]] = {
+        field: batch.column(name).to_numpy().astype(dtype, copy=False)
+        for name, (field, dtype) in COLUMNS.items()
+        if name in batch.schema.names
+    }
+    row_bytes = OFFSET_BYTES + sum(column.itemsize for column in columns.values())
+    filled = ends - ends[0] + row_bytes * np.arange(len(ends))
+    start = 0
+    while start < len(ids):
+        full = int(np.searchsorted(filled, filled[start] + CHUNK_BYTES, side="right")) - 1
+        stop = max(full, start + 1)
+        offsets = (ends[start : stop + 1] - ends[start]).astype("<i4")
+        column = pb.StringColumn(
+            data=bytes(data[ends[start] : ends[stop]]), offsets=offsets.tobytes()
+        )
+        numbers = {field: values[start:stop].tobytes() for field, values in columns.items()}
+        yield pb.CoresetChunk(item_ids=column, **numbers)
+        start = stop
 
 
 def _summary(result: Result) -> pb.CoresetSummary:
@@ -117,4 +197,9 @@ def _summary(result: Result) -> pb.CoresetSummary:
         durations={name: encode.duration(1e3 * s) for name, s in summary.seconds.items()},
         uri=summary.uri,
         content_hash=summary.content_hash,
+        objective=summary.objective,
+        mean_max_similarity=summary.mean_max_similarity,
+        measured_items=summary.measured_items,
+        class_counts=summary.class_counts,
+        details=summary.details,
     )

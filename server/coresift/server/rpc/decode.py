@@ -95,11 +95,12 @@ def _mix(given: pb.SessionConfig) -> dict[str, Any]:
     return {"mix": tuple(parts)}
 
 
-def _choice(name: str, params: struct_pb2.Struct, path: str) -> Choice:
-    return Choice(name, _params(params, path))
+def _choice(name: str, given: struct_pb2.Struct, path: str) -> Choice:
+    return Choice(name, params(given, path))
 
 
-def _params(given: struct_pb2.Struct, path: str) -> Params:
+def params(given: struct_pb2.Struct, path: str) -> Params:
+    """Parameters by name, in order. INVALID_FIELD for a value that is no scalar."""
     values = []
     for name in sorted(given.fields):
         kind = given.fields[name].WhichOneof("kind")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import numpy as np
@@ -12,6 +13,7 @@ from coresift.server.head import HeadConfig
 from coresift.server.pool.pool import Pool
 from coresift.server.rpc import checks
 from coresift.server.selection.candidates import name_of
+from coresift.server.selection.parameters import Value
 from coresift.server.selection.registry import Choice
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.labels import ClassSets, unpack
@@ -87,9 +89,14 @@ def strategy(value: SessionConfig) -> pb.Strategy:
 
 
 def params(choice: Choice) -> struct_pb2.Struct:
-    """The parameters of a strategy or batch policy."""
+    """Parameters of a choice."""
+    return struct(dict(choice.params))
+
+
+def struct(values: Mapping[str, Value]) -> struct_pb2.Struct:
+    """Values by name."""
     answer = struct_pb2.Struct()
-    answer.update(dict(choice.params))
+    answer.update(dict(values))
     return answer
 
 

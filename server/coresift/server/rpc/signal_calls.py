@@ -7,7 +7,13 @@ from collections.abc import AsyncIterator
 from coresift.server.errors import invalid
 from coresift.server.rpc import checks, encode
 from coresift.server.rpc.services import Services
-from coresift.server.session.signals import SignalHeader, SignalKind, Upload, bad_signal
+from coresift.server.session.signal_uploads import (
+    SignalChunk,
+    SignalHeader,
+    SignalKind,
+    Upload,
+    bad_signal,
+)
 from coresift.v1 import selection_pb2 as pb
 
 
@@ -33,8 +39,9 @@ class SignalCalls:
                 raise bad_signal("header", "the first message must be the header")
             else:
                 column = part.chunk.item_ids
-                ids = checks.strings("chunk.item_ids", column)
-                await signals.take(upload, ids, (column.data, column.offsets), part.chunk.values)
+                offsets = checks.packed_strings("chunk.item_ids", column)
+                chunk = SignalChunk(column.data, offsets, part.chunk.values)
+                await signals.take(upload, chunk)
         if header is None or upload is None:
             raise bad_signal("header", "nothing was uploaded")
         signal = await signals.store(header, pool, upload)

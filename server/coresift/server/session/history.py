@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from coresift.server.arrays import Rows
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import Head
 from coresift.server.session.live import APPLY_ENTRIES, LiveSession
@@ -33,6 +34,23 @@ async def head_at(live: LiveSession, basis: HeadBasis, store: Store, workers: Wo
     Raises:
         CoresiftError: HEAD_NOT_FITTED if the log has been rewound, so that it is not to be had.
     """
+    snapshot = await _snapshot_at(live, basis, store)
+    materials = await live.materials(snapshot.config)
+    state = await workers.run(lambda: head_state(materials, snapshot))
+    if state.head is None or state.version != basis.head_version:
+        raise CoresiftError(
+            Reason.HEAD_NOT_FITTED,
+            f"the log no longer holds the labels of head {basis.head_version}",
+        )
+    return state.head
+
+
+async def labelled_at(live: LiveSession, basis: HeadBasis, store: Store) -> Rows:
+    """Rows that had a vote at an earlier basis, int32, ascending."""
+    return (await _snapshot_at(live, basis, store)).labelled()
+
+
+async def _snapshot_at(live: LiveSession, basis: HeadBasis, store: Store) -> Snapshot:
     config = live.view.configs.get(basis.config_version, live.config)
     view = View(config, basis.config_version)
     while view.offset < basis.revision:
@@ -45,12 +63,4 @@ async def head_at(live: LiveSession, basis: HeadBasis, store: Store, workers: Wo
             await asyncio.sleep(0)
     # The configuration may have changed before or after the last of these labels.
     view.config, view.config_version = config, basis.config_version
-    snapshot = Snapshot.of(view)
-    materials = await live.materials(config)
-    state = await workers.run(lambda: head_state(materials, snapshot))
-    if state.head is None or state.version != basis.head_version:
-        raise CoresiftError(
-            Reason.HEAD_NOT_FITTED,
-            f"the log no longer holds the labels of head {basis.head_version}",
-        )
-    return state.head
+    return Snapshot.of(view)

@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from coresift.server.arrays import Bools, Float32s, Rows
 from coresift.server.artifacts import Artifacts
-from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import Head
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.priority import random_order
@@ -152,18 +151,10 @@ class Loader:
         return self._artifacts.put("heads", pa.table({"head": [head.pack()]})).content_hash
 
     def _prior(self, content_hash: str) -> Head:
-        return Head.unpack(self._get("heads", content_hash)["head"][0].as_py())
+        return Head.unpack(self._artifacts.get("heads", content_hash)["head"][0].as_py())
 
     def _column(self, file: SignalFile) -> Float32s:
-        column = self._get("signals", file.content_hash)[file.column]
-        return np.asarray(column.to_numpy(), np.float32)
-
-    def _get(self, kind: str, content_hash: str) -> pa.Table:
-        try:
-            return self._artifacts.get(kind, content_hash)
-        except OSError as error:
-            raise CoresiftError(
-                Reason.ARTIFACT_MISSING,
-                f"a file that the session reads is not in the artifact root: {error}",
-                content_hash=content_hash,
-            ) from error
+        """The column; infinity, which stands for "harder than all", as the largest float32: what
+        is computed with scores stays free of NaN."""
+        column = self._artifacts.get("signals", file.content_hash)[file.column]
+        return np.asarray(np.minimum(column.to_numpy(), np.finfo(np.float32).max), np.float32)
