@@ -21,7 +21,15 @@ from coresift.client.calls.config import (
     Strategy,
 )
 from coresift.client.calls.consensus import AnnotatorAgreement, ItemConsensus
-from coresift.client.calls.coreset import Coreset, CoresetPlan, CoresetProgress, CoresetSummary
+from coresift.client.calls.coreset_values import (
+    Coreset,
+    CoresetMethod,
+    CoresetPlan,
+    CoresetProgress,
+    CoresetSummary,
+    Sampler,
+    Targets,
+)
 from coresift.client.calls.head import Head
 from coresift.client.calls.labels import (
     RETRACT,
@@ -45,6 +53,7 @@ from coresift.client.calls.session import Session
 from coresift.client.calls.signals import Signal
 from coresift.client.client import Client
 from coresift.client.convert import StringColumn
+from coresift.client.dynamics import TrainingDynamics
 from coresift.client.enums import (
     ClassWeight,
     Metric,
@@ -91,6 +100,7 @@ __all__ = [
     "Client",
     "Conflict",
     "Coreset",
+    "CoresetMethod",
     "CoresetPlan",
     "CoresetProgress",
     "CoresetSummary",
@@ -128,6 +138,7 @@ __all__ = [
     "ReleaseReason",
     "Renewal",
     "ResourceExhausted",
+    "Sampler",
     "Scores",
     "Seals",
     "Session",
@@ -137,7 +148,9 @@ __all__ = [
     "StopRule",
     "Strategy",
     "StringColumn",
+    "Targets",
     "Task",
+    "TrainingDynamics",
     "Unavailable",
     "ValidationScore",
 ]

@@ -22,6 +22,7 @@ from coresift.client import (
     AsyncClient,
     Client,
     Conflict,
+    CoresetMethod,
     CoresetProgress,
     CoresiftError,
     InvalidInput,
@@ -32,10 +33,13 @@ from coresift.client import (
     Phase,
     PreconditionFailed,
     Reason,
+    Sampler,
     Seals,
     SignalKind,
     Strategy,
+    Targets,
     Task,
+    TrainingDynamics,
 )
 from coresift.client.cli import build
 from coresift.client.simulation.dataset import Dataset, load
@@ -231,6 +235,11 @@ def test_coresets(client: Client, data: Dataset) -> None:
     assert result.summary.covering_radius is not None
     assert result.scores[-1] >= result.summary.covering_radius
     assert result.plan.pool_items == 400
+    assert result.plan.method.name == "k_center"
+    assert (result.plan.sampler, result.buckets) == (None, None)
+    assert result.summary.measured_items == 400
+    assert result.summary.mean_max_similarity is not None
+    assert heard[-1].plan == result.plan
     again = client.score_coreset("k_center", 25, pool=POOL, seed=3)
     assert again.item_ids == result.item_ids
     assert client.cancel_coreset(result.plan.job_id) is False
@@ -239,6 +248,116 @@ def test_coresets(client: Client, data: Dataset) -> None:
     assert caught.value.reason is Reason.UNKNOWN_METHOD
     with pytest.raises(CoresiftError):
         client.score_coreset("random", 401, pool=POOL)
+
+
+def test_coresets_by_class(client: Client, data: Dataset) -> None:
+    client.put_signals(POOL, "truth", data.item_ids, data.labels, kind="class")
+    there = np.bincount(data.labels)
+    result = client.score_coreset(
+        "random", 40, pool=POOL, class_signal="truth", class_budgets="balanced", pacing_buckets=4
+    )
+    assert result.summary.class_counts == {0: 20, 1: 20}
+    assert result.buckets is not None
+    assert result.buckets.tolist() == [rank // 10 for rank in range(40)]
+    assert any("truth" in note for note in result.plan.notes)
+    counts = {0: 3, 1: int(there[1])}
+    result = client.score_coreset(
+        "random", sum(counts.values()), pool=POOL, class_signal="truth", class_budgets=counts
+    )
+    assert result.summary.class_counts == counts
+    session = client.create_session(POOL, candidates=All())
+    client.add_labels(session, truth(data, list(data.item_ids[::20])), "ann")
+    result = client.score_coreset(
+        "k_center",
+        30,
+        session=session,
+        start_item_ids=[data.item_ids[1]],
+        start_from_labels=True,
+        predicted_classes=True,
+        class_budgets="proportional",
+    )
+    assert len(result) == 30
+    assert not {data.item_ids[1], *data.item_ids[::20]} & set(result.item_ids)
+    with pytest.raises(InvalidInput, match="query"):
+        client.score_coreset("random", 5, pool=POOL, query=data.item_ids[:2])
+    client.delete_signals(POOL, "truth")
+
+
+def test_targeted_coresets(client: Client, data: Dataset) -> None:
+    few = np.flatnonzero(data.labels == 1)
+    query = Targets([data.item_ids[n] for n in few[:5]], data.vectors[few[5:10]])
+    result = client.score_coreset(
+        "query", 20, pool=POOL, query=query, avoid=[data.item_ids[0], data.item_ids[1]]
+    )
+    place = {item_id: n for n, item_id in enumerate(data.item_ids)}
+    chosen = data.labels[[place[item_id] for item_id in result.item_ids]]
+    assert len(set(result.item_ids)) == 20
+    assert chosen.mean() > 2 * data.labels.mean()
+    # The threshold decides how many are left.
+    alike = client.score_coreset(CoresetMethod("semdedup", threshold=0.6), pool=POOL)
+    assert alike.plan.budget is None
+    assert 1 <= len(alike) == alike.summary.count < 400
+    with pytest.raises(InvalidInput, match="budget"):
+        client.score_coreset("k_center", pool=POOL)
+
+
+def trained(data: Dataset, seed: int) -> TrainingDynamics:
+    """Softmax regression by SGD from zero, with the recorder in its loop."""
+    dynamics = TrainingDynamics(data.item_ids)
+    chance = np.random.default_rng(seed)
+    X, y = data.vectors.astype(np.float64), data.labels
+    W = np.zeros((X.shape[1], 2))
+    for _ in range(6):
+        for index in np.array_split(chance.permutation(len(X)), 8):
+            logits = X[index] @ W
+            dynamics.record(index, logits, y[index])
+            P = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+            W -= 0.05 * X[index].T @ (P - np.eye(2)[y[index]])
+    return dynamics
+
+
+async def test_training_dynamics(target: str, client: Client, data: Dataset) -> None:
+    dynamics = TrainingDynamics.merge([trained(data, seed) for seed in range(2)])
+    scores = {name: values.astype(np.float32) for name, values in dynamics.columns().items()}
+    assert np.isinf(scores["forgetting"]).any(), "the test wants items that are never learned"
+    signal = dynamics.upload(client, POOL, "run")
+    assert signal.columns == tuple(scores)
+    async with AsyncClient(target) as other:
+        assert (await dynamics.upload(other, POOL, "run")).content_hash == signal.content_hash
+    place = {item_id: n for n, item_id in enumerate(data.item_ids)}
+    for method, column, sign in (
+        (CoresetMethod("forgetting", signal="run"), "forgetting", -1),
+        (CoresetMethod("aum", signal="run"), "aum", 1),
+    ):
+        result = client.score_coreset(method, 60, pool=POOL)
+        hardest = np.argsort(sign * scores[column], kind="stable")[:60]
+        assert [place[item_id] for item_id in result.item_ids] == hardest.tolist()
+        assert result.scores.tolist() == scores[column][hardest].tolist()
+    strata = client.score_coreset(
+        CoresetMethod("forgetting", signal="run"), 60, pool=POOL, sampler=Sampler("ccs", beta=0.1)
+    )
+    assert len(set(strata.item_ids)) == 60
+    # Active learning via proxy: the user's own model decides.
+    session = client.create_session(
+        POOL, candidates=All(), strategy=Strategy("signal", name="run", column="entropy")
+    )
+    batch = client.next_batch(session, "ann", 5)
+    order = np.argsort(-scores["entropy"], kind="stable").tolist()
+    assert [place[item_id] for item_id in batch.item_ids] == order[:5]
+    client.add_labels(session, truth(data, batch.item_ids), "ann", batch=batch)
+    few = data.vectors[:, 1].astype(np.float64)
+    P = 1 / (1 + np.exp(np.stack([few, -few], axis=1)))
+    client.put_signals(POOL, "2", data.item_ids, P, kind="probabilities", columns=["many", "few"])
+    client.update_session(session, strategy=Strategy("signal", name="2", column="few"))
+    batch = client.next_batch(session, "ann", 5)
+    free = [n for n in np.argsort(-P[:, 1], kind="stable").tolist() if n not in order[:5]]
+    assert [place[item_id] for item_id in batch.item_ids] == free[:5]
+    for name in ("run", "2"):
+        client.delete_signals(POOL, name)
+    short = TrainingDynamics(data.item_ids[:3])
+    short.record([0, 1, 2], np.zeros((3, 2)), [0, 1, 0])
+    with pytest.raises(InvalidInput, match="the pool has 400 items"):
+        short.upload(client, POOL, "short")
 
 
 async def test_the_asynchronous_client(target: str, data: Dataset) -> None:
@@ -289,6 +408,24 @@ def test_the_command_line(target: str, data: Dataset, tmp_path: Path) -> None:
     assert table["rank"].to_pylist() == list(range(9))
     assert set(table["item_id"].to_pylist()) <= set(data.item_ids)
     assert sum(table["weight"].to_pylist()) == 400
+    start = tmp_path / "start.txt"
+    start.write_text(f"{data.item_ids[0]}\n")
+    shown = invoke(
+        *("coreset", "k_center", "6", "--session", "cli", "--out", str(out), "--buckets", "3"),
+        *("--start", str(start), "--start-from-labels", "--predicted-classes"),
+        *("--per-class", "proportional", *server),
+    )
+    assert "classes are those that the session's head predicts" in " ".join(shown.split())
+    assert "items by class" in shown
+    assert pq.read_table(out)["bucket"].to_pylist() == [0, 0, 1, 1, 2, 2]
+    np.save(tmp_path / "like.npy", data.vectors[:3])
+    words = ("coreset", "query", "4", "--pool", POOL, "--query", str(tmp_path / "like.npy"))
+    assert "objective" in invoke(*words, "--avoid", str(start), "--out", str(out), *server)
+    words = ("coreset", "margin", "5", "--session", "cli", "--sampler", "top", "--json")
+    words += ("--sampler-param", "first=easiest", "--out", str(out))
+    found = json.loads(invoke(*words, *server))
+    assert found["plan"]["sampler"] == {"name": "top", "params": {"first": "easiest"}}
+    assert pq.read_table(out).column_names == ["item_id", "rank", "score"]
     assert "is deleted" in invoke("session", "delete", "cli", *server)
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, overload
 
+from coresift.client.calls.named import Named, Param, assignments, checked
 from coresift.client.enums import ClassWeight
-
-Param = str | bool | int | float
 
 
 class Keep(Enum):
@@ -21,28 +20,8 @@ class Keep(Enum):
 KEEP = Keep.KEEP
 
 
-@dataclass(frozen=True, init=False, repr=False)
-class Strategy:
-    """How candidates are scored: a name and parameters, as in ``Strategy("bald", samples=64)``.
-
-    Parameters that are not given have the server's defaults.
-    """
-
-    name: str
-    params: Mapping[str, Param]
-
-    def __init__(self, name: str, /, **params: Param) -> None:
-        object.__setattr__(self, "name", name)
-        object.__setattr__(self, "params", checked(params))
-
-    def __hash__(self) -> int:
-        return hash((self.name, frozenset(self.params.items())))
-
-    def __repr__(self) -> str:
-        return f"Strategy({', '.join([repr(self.name), *assignments(self.params)])})"
-
-    def __str__(self) -> str:
-        return f"{self.name}({', '.join(assignments(self.params))})" if self.params else self.name
+class Strategy(Named):
+    """How candidates are scored: a name and parameters, as in ``Strategy("bald", samples=64)``."""
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -195,16 +174,3 @@ class StopRule:
 def as_strategy(given: Strategy | str) -> Strategy:
     """A strategy; a plain name has no parameters."""
     return Strategy(given) if isinstance(given, str) else given
-
-
-def checked(params: Mapping[str, Param]) -> dict[str, Param]:
-    """Parameters that the wire can carry. TypeError: names the first that it cannot."""
-    for name, value in params.items():
-        if not isinstance(value, str | bool | int | float):
-            raise TypeError(f"parameter {name} must be a number, a text or a boolean: {value!r}")
-    return dict(params)
-
-
-def assignments(params: Mapping[str, Param]) -> list[str]:
-    """Parameters as they are written in a call."""
-    return [f"{name}={value!r}" for name, value in params.items()]

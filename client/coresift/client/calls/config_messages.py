@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TypeVar
 
-from google.protobuf.struct_pb2 import Struct
-
 from coresift.client.calls.config import (
     All,
     Anchors,
@@ -17,13 +15,13 @@ from coresift.client.calls.config import (
     HeadConfig,
     Keep,
     Mix,
-    Param,
     RandomSubset,
     Seals,
     StopRule,
     Strategy,
     as_strategy,
 )
+from coresift.client.calls.named import params_of, struct
 from coresift.client.enums import ClassWeight, member, number
 from coresift.v1 import selection_pb2 as pb
 
@@ -53,7 +51,7 @@ def strategy_message(strategy: Strategy | Mix | str) -> pb.Strategy:
         ]
         return pb.Strategy(name="mix", shares=shares)
     strategy = as_strategy(strategy)
-    return pb.Strategy(name=strategy.name, params=_struct(strategy.params))
+    return pb.Strategy(name=strategy.name, params=struct(strategy.params))
 
 
 def strategy_of(message: pb.Strategy) -> Strategy | Mix:
@@ -103,7 +101,7 @@ def batch_message(batch: BatchPolicy | str) -> pb.BatchPolicy:
     batch = BatchPolicy(batch) if isinstance(batch, str) else batch
     return pb.BatchPolicy(
         name=batch.name,
-        params=_struct(batch.params),
+        params=struct(batch.params),
         max_similarity=batch.max_similarity,
         class_shares=batch.class_shares,
     )
@@ -115,7 +113,7 @@ def batch_of(message: pb.BatchPolicy) -> BatchPolicy:
         message.name or "top",
         max_similarity=message.max_similarity if message.HasField("max_similarity") else None,
         class_shares=dict(message.class_shares),
-        **_params(message.params),
+        **params_of(message.params),
     )
 
 
@@ -158,22 +156,7 @@ def stop_of(message: pb.StopRule) -> StopRule | None:
 
 
 def _single(message: pb.Strategy) -> Strategy:
-    return Strategy(message.name or "max_entropy", **_params(message.params))
-
-
-def _struct(params: Mapping[str, Param]) -> Struct:
-    message = Struct()
-    message.update(dict(params))
-    return message
-
-
-def _params(message: Struct) -> dict[str, Param]:
-    """The wire has one kind of number: whole ones read as integers."""
-    values: dict[str, Param] = {}
-    for name, value in sorted(message.fields.items()):
-        param = getattr(value, value.WhichOneof("kind") or "string_value")
-        values[name] = int(param) if isinstance(param, float) and param.is_integer() else param
-    return values
+    return Strategy(message.name or "max_entropy", **params_of(message.params))
 
 
 def _nonzero(name: str, value: T) -> T:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
-import numpy.typing as npt
-
-from coresift.client.calls.basis import Basis, basis
-from coresift.client.calls.session import Session, id_of
-from coresift.client.convert import (
-    Float64,
-    Seconds,
-    StringColumn,
-    array,
-    duration,
-    new_request_id,
+from coresift.client.calls.coreset_messages import (
+    ClassBudgets,
+    class_budgets_message,
+    coreset_of,
+    plan_of,
+    progress_of,
+    targets_message,
 )
+from coresift.client.calls.coreset_values import (
+    Coreset,
+    CoresetMethod,
+    CoresetPlan,
+    CoresetProgress,
+    Sampler,
+    Targets,
+)
+from coresift.client.calls.named import struct
+from coresift.client.calls.session import Session, id_of
+from coresift.client.convert import Seconds, duration, new_request_id
 from coresift.client.errors import CoresiftError
 from coresift.client.flow import Ask, Flow, Open, Receive, Retry, Rpc, Stream, call, metadata
 from coresift.v1 import selection_pb2 as pb
@@ -28,69 +31,22 @@ SCORE = Rpc("ScoreCoreset", pb.ScoreCoresetRequest, pb.ScoreCoresetResponse)
 CANCEL = Rpc("CancelCoreset", pb.CancelCoresetRequest, pb.CancelCoresetResponse)
 
 
-@dataclass(frozen=True)
-class CoresetPlan:
-    """What a job is going to do, with estimates for the server's machine."""
-
-    job_id: str
-    basis: Basis
-    method: str
-    pool_items: int
-    budget: int
-    expected_time: timedelta
-    expected_bytes: int
-
-
-@dataclass(frozen=True)
-class CoresetProgress:
-    """Where a job is: its phase ("queued", "select", "store") and the share done, 0..1."""
-
-    phase: str
-    share: float
-    plan: CoresetPlan
-
-
-@dataclass(frozen=True)
-class CoresetSummary:
-    """What a finished job says about its result."""
-
-    count: int
-    covering_radius: float | None
-    """Largest distance of an item to its nearest centre; None: not defined for the method."""
-    durations: Mapping[str, timedelta]
-    """Phase to time spent."""
-    uri: str
-    """The result as a Parquet file at the server."""
-    content_hash: str
-
-
-@dataclass(frozen=True)
-class Coreset:
-    """A selected subset, in order of selection."""
-
-    item_ids: StringColumn
-    """A lazy sequence of strings; ``list(coreset.item_ids)`` decodes all."""
-    ranks: npt.NDArray[np.uint32]
-    """uint32 [n], from 0."""
-    scores: Float64
-    """float64 [n]; what they are is the method's affair."""
-    weights: Float64 | None
-    """float64 [n]; None: the method gives none."""
-    plan: CoresetPlan
-    summary: CoresetSummary
-
-    def __len__(self) -> int:
-        return len(self.item_ids)
-
-
 def score_coreset(
-    method: str,
-    budget: int,
+    method: CoresetMethod | str,
+    budget: int | None = None,
     *,
     pool: str | None = None,
     session: str | Session | None = None,
-    seed: int = 0,
+    sampler: Sampler | str | None = None,
+    class_signal: str | None = None,
+    predicted_classes: bool = False,
+    class_budgets: ClassBudgets | None = None,
     start_item_ids: Sequence[str] = (),
+    start_from_labels: bool = False,
+    query: Targets | Iterable[str] | None = None,
+    avoid: Targets | Iterable[str] | None = None,
+    pacing_buckets: int = 0,
+    seed: int = 0,
     grace_period: Seconds | None = None,
     on_progress: Callable[[CoresetProgress], None] | None = None,
     request_id: str | None = None,
@@ -101,31 +57,79 @@ def score_coreset(
     ``request_id``: given again within its time, the call attaches to it.
 
     Args:
-        method: "random", "k_center", or "max_entropy" (which needs ``session``: its head is
-            the proxy model).
-        start_item_ids: k_center: covered already, not counted in the budget.
+        method: a name, or a `CoresetMethod` with parameters. By geometry: "k_center",
+            "facility_location", "query", "herding", "k_means_medoids", "semdedup", "moderate". By
+            a score of each item: "max_entropy", "margin", "least_confidence", "forgetting",
+            "el2n", "grand", "aum". And "random". What each does, needs and takes:
+            coreset/METHODS.md of the server.
+        budget: items to select; None where the method's parameters decide ("semdedup" with a
+            threshold).
+        session: its head is the proxy model of methods that need one.
+        sampler: of methods by a score: how items are taken; None: "top", the hardest first.
+        class_signal: name of a "class" signal: the classes of the pool's items.
+        predicted_classes: take the classes that the session's head predicts instead.
+        class_budgets: "balanced", "proportional", or class number to number of items (together
+            the budget); needs classes. The method runs on each class by itself.
+        start_item_ids: "k_center": covered already, not counted in the budget; at most 100,000.
+        start_from_labels: "k_center": the session's labelled items are covered already too.
+        query: "query": items (ids, or `Targets` with vectors) to select more like.
+        avoid: "query": items to select less like.
+        pacing_buckets: 2..10,000: number equal parts of the order, for curricula; 0: none.
+        seed: of random choices.
         grace_period: how long the job goes on without us, seconds or a timedelta; None: 60 s.
         on_progress: called at least once a second, in the caller's thread or event loop.
 
     Raises:
-        InvalidInput: UNKNOWN_METHOD, INVALID_FIELD. NotFound: POOL_NOT_FOUND,
-            SESSION_NOT_FOUND, ITEM_NOT_FOUND. PreconditionFailed: HEAD_NOT_FITTED,
-            JOB_CANCELLED. ResourceExhausted: TOO_LARGE.
+        InvalidInput: UNKNOWN_METHOD, INVALID_FIELD, INVALID_SIGNAL, INVALID_VECTOR.
+        NotFound: POOL_NOT_FOUND, SESSION_NOT_FOUND, ITEM_NOT_FOUND, SIGNAL_NOT_FOUND.
+        PreconditionFailed: HEAD_NOT_FITTED, JOB_CANCELLED. ResourceExhausted: TOO_LARGE.
+        ValueError: ``pool`` and ``session``, or ``class_signal`` and ``predicted_classes``,
+            contradict each other.
     """
     if (pool is None) == (session is None):
         raise ValueError("give exactly one of pool, session")
+    if class_signal is not None and predicted_classes:
+        raise ValueError("give at most one of class_signal, predicted_classes")
+    method = CoresetMethod(method) if isinstance(method, str) else method
     request = pb.ScoreCoresetRequest(
         request_id=request_id or new_request_id(),
-        method=method,
+        method=method.name,
+        params=struct(method.params),
         budget=budget,
         seed=seed,
         start_item_ids=start_item_ids,
+        start_from_labels=start_from_labels,
+        pacing_buckets=pacing_buckets,
         grace_period=duration(grace_period),
+        class_budgets=None if class_budgets is None else class_budgets_message(class_budgets),
+        query=None if query is None else targets_message(query),
+        avoid=None if avoid is None else targets_message(avoid),
     )
     if pool is not None:
         request.pool = pool
     if session is not None:
         request.session_id = id_of(session)
+    if class_signal is not None:
+        request.class_signal = class_signal
+    if predicted_classes:
+        request.predicted_classes = True
+    if sampler is not None:
+        sampler = Sampler(sampler) if isinstance(sampler, str) else sampler
+        request.sampler = sampler.name
+        request.sampler_params.CopyFrom(struct(sampler.params))
+    return (yield from _attach(request, on_progress))
+
+
+def cancel_coreset(job_id: str, *, request_id: str | None = None) -> Flow[bool]:
+    """Stop a job; False: it had ended already. NotFound: JOB_NOT_FOUND."""
+    request = pb.CancelCoresetRequest(request_id=request_id or new_request_id(), job_id=job_id)
+    return (yield from call(CANCEL, request)).cancelled
+
+
+def _attach(
+    request: pb.ScoreCoresetRequest, on_progress: Callable[[CoresetProgress], None] | None
+) -> Flow[Coreset]:
+    """Read a job's stream to its end, from the beginning again after a lost connection."""
     retry = Retry((yield Ask()), timed=False)
     while True:
         parts = _Parts(on_progress)
@@ -144,12 +148,6 @@ def score_coreset(
                 opened.cancel()
 
 
-def cancel_coreset(job_id: str, *, request_id: str | None = None) -> Flow[bool]:
-    """Stop a job; False: it had ended already. NotFound: JOB_NOT_FOUND."""
-    request = pb.CancelCoresetRequest(request_id=request_id or new_request_id(), job_id=job_id)
-    return (yield from call(CANCEL, request)).cancelled
-
-
 class _Parts:
     """The messages of a job's stream, put together."""
 
@@ -162,50 +160,15 @@ class _Parts:
     def take(self, message: pb.ScoreCoresetResponse) -> None:
         match message.WhichOneof("part"):
             case "plan":
-                self._plan = _plan(message.plan)
+                self._plan = plan_of(message.plan)
             case "progress" if self._on_progress and self._plan:
-                progress = message.progress
-                self._on_progress(CoresetProgress(progress.phase, progress.share, self._plan))
+                self._on_progress(progress_of(message.progress, self._plan))
             case "chunk":
                 self._chunks.append(message.chunk)
             case "summary":
                 self._summary = message.summary
 
     def coreset(self) -> Coreset:
-        summary, plan = self._summary, self._plan
-        if summary is None or plan is None:
+        if self._summary is None or self._plan is None:
             raise RuntimeError("the server ended ScoreCoreset without a summary")
-        weights = [chunk.weights for chunk in self._chunks]
-        ranks = _column([chunk.ranks for chunk in self._chunks], "u4")
-        return Coreset(
-            item_ids=StringColumn.joined(chunk.item_ids for chunk in self._chunks),
-            ranks=ranks,
-            scores=_column([chunk.scores for chunk in self._chunks], "f8"),
-            weights=_column(weights, "f8") if any(weights) else None,
-            plan=plan,
-            summary=CoresetSummary(
-                count=summary.count,
-                covering_radius=(
-                    summary.covering_radius if summary.HasField("covering_radius") else None
-                ),
-                durations={k: v.ToTimedelta() for k, v in summary.durations.items()},
-                uri=summary.uri,
-                content_hash=summary.content_hash,
-            ),
-        )
-
-
-def _column(pieces: list[bytes], dtype: str) -> npt.NDArray[Any]:
-    return array(b"".join(pieces), dtype, -1)
-
-
-def _plan(plan: pb.CoresetPlan) -> CoresetPlan:
-    return CoresetPlan(
-        job_id=plan.job_id,
-        basis=basis(plan.basis),
-        method=plan.method,
-        pool_items=plan.pool_items,
-        budget=plan.budget,
-        expected_time=plan.expected_time.ToTimedelta(),
-        expected_bytes=plan.expected_bytes,
-    )
+        return coreset_of(self._plan, self._chunks, self._summary)

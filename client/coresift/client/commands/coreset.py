@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from coresift.client.calls.coreset import Coreset, CoresetProgress
+from coresift.client.calls.coreset_values import Coreset, CoresetMethod, CoresetProgress, Sampler
+from coresift.client.commands.coreset_text import (
+    parse_class_budgets,
+    read_item_ids,
+    read_targets,
+    result_facts,
+)
+from coresift.client.commands.parse import parse_params
 from coresift.client.commands.shared import (
     DEFAULT_SERVER,
     Failure,
@@ -21,6 +27,7 @@ from coresift.client.commands.shared import (
     print_json,
     wrong,
 )
+from coresift.client.parquet import import_pyarrow, string_array, write_table
 
 
 def register(app: typer.Typer) -> None:
@@ -29,30 +36,90 @@ def register(app: typer.Typer) -> None:
 
 
 def coreset(
-    method: Annotated[str, typer.Argument(help="random, k_center or max_entropy.")],
-    budget: Annotated[int, typer.Argument(help="Size of the core-set.")],
-    out: Annotated[Path, typer.Option(help="Parquet file: item_id, rank, score, weight.")],
+    method: Annotated[
+        str,
+        typer.Argument(
+            help="random; k_center, facility_location, query, herding, k_means_medoids, semdedup, "
+            "moderate; max_entropy, margin, least_confidence, forgetting, el2n, grand, aum."
+        ),
+    ],
+    budget: Annotated[
+        int | None,
+        typer.Argument(help="Size of the core-set; none where the parameters decide it."),
+    ] = None,
+    *,
+    out: Annotated[
+        Path, typer.Option(help="Parquet file: item_id, rank, score, and weight, bucket if any.")
+    ],
     pool: Annotated[str | None, typer.Option(help="Select from this pool,")] = None,
     session: Annotated[
         str | None, typer.Option(help="or from this session's pool, with its head as the proxy.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Fixes random choices.")] = 0,
+    params: Annotated[
+        list[str] | None,
+        typer.Option("--param", "-p", metavar="NAME=VALUE", help="Of the method; repeat."),
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="How items are taken by a score: top, ccs or d2.")
+    ] = None,
+    sampler_params: Annotated[
+        list[str] | None,
+        typer.Option("--sampler-param", metavar="NAME=VALUE", help="Of the sampler; repeat."),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="SIGNAL", help="Uploaded classes of the pool's items.")
+    ] = None,
+    predicted_classes: Annotated[
+        bool, typer.Option("--predicted-classes", help="The classes that the head predicts.")
+    ] = False,
+    per_class: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE",
+            help="Budgets by class: balanced, proportional, or CLASS=ITEMS,... by number.",
+        ),
+    ] = None,
     start: Annotated[
         Path | None,
         typer.Option(help="k_center: file of item ids covered already, one a line.", exists=True),
     ] = None,
+    start_from_labels: Annotated[
+        bool, typer.Option("--start-from-labels", help="k_center: labelled items are covered too.")
+    ] = False,
+    query: Annotated[
+        Path | None,
+        typer.Option(help="query: more like these: ids one a line, or .npy vectors.", exists=True),
+    ] = None,
+    avoid: Annotated[
+        Path | None, typer.Option(help="query: less like these, likewise.", exists=True)
+    ] = None,
+    buckets: Annotated[
+        int, typer.Option(min=0, help="Number so many equal parts of the order, for curricula.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes random choices.")] = 0,
     server: ServerOption = DEFAULT_SERVER,
     as_json: JsonOption = False,
 ) -> None:
     """Select a core-set: the items to keep."""
     if (pool is None) == (session is None):
         raise wrong("give either --pool or --session")
-    if budget < 1:
+    if budget is not None and budget < 1:
         raise wrong(f"BUDGET must be at least 1, got {budget}")
     if out.suffix != ".parquet":
         raise wrong(f"--out must name a .parquet file, got {out}")
-    _need_pyarrow()
-    start_ids = start.read_text().splitlines() if start else []
+    if sampler_params and sampler is None:
+        raise wrong("--sampler-param needs --sampler")
+    chosen = CoresetMethod(method, **parse_params("--param", params or ()))
+    taken = None
+    if sampler is not None:
+        taken = Sampler(sampler, **parse_params("--sampler-param", sampler_params or ()))
+    budgets = None if per_class is None else parse_class_budgets(per_class)
+    start_ids = [] if start is None else read_item_ids(start)
+    more, less = read_targets(query), read_targets(avoid)
+    try:
+        import_pyarrow()
+    except ModuleNotFoundError as error:
+        raise Failure(str(error)) from error
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -69,56 +136,41 @@ def coreset(
             bar.update(task, description=progress.phase, completed=progress.share)
 
         result = client.score_coreset(
-            method,
+            chosen,
             budget,
             pool=pool,
             session=session,
-            seed=seed,
+            sampler=taken,
+            class_signal=classes,
+            predicted_classes=predicted_classes,
+            class_budgets=budgets,
             start_item_ids=start_ids,
+            start_from_labels=start_from_labels,
+            query=more,
+            avoid=less,
+            pacing_buckets=buckets,
+            seed=seed,
             on_progress=show,
         )
         bar.update(task, description="done", completed=1.0)
     write_parquet(result, out)
     if as_json:
         print_json({"out": str(out), "plan": result.plan, "summary": result.summary})
-        return
-    summary = result.summary
-    facts: dict[str, object] = {
-        "core-set": f"{summary.count} of {result.plan.pool_items} items by {result.plan.method}",
-        "file": out,
-    }
-    if summary.covering_radius is not None:
-        facts["covering radius"] = f"{summary.covering_radius:.4f}"
-    times = (f"{phase} {spent.total_seconds():.2f} s" for phase, spent in summary.durations.items())
-    print_facts(facts | {"time": ", ".join(times)})
+    else:
+        print_facts(result_facts(result) | {"file": out})
 
 
 def write_parquet(result: Coreset, out: Path) -> None:
-    """Write a core-set as a Parquet file, whole or not at all."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    ids = pa.LargeStringArray.from_buffers(
-        len(result),
-        pa.py_buffer(result.item_ids.offsets.tobytes()),
-        pa.py_buffer(result.item_ids.data),
-    )
-    weights = pa.nulls(len(result), pa.float64()) if result.weights is None else result.weights
-    table = pa.table(
-        {"item_id": ids, "rank": result.ranks, "score": result.scores, "weight": weights}
-    )
-    partial = out.with_name(out.name + ".partial")
+    """Write a core-set as a Parquet file, whole or not at all, with the server's columns."""
+    columns = {
+        "item_id": string_array(result.item_ids),
+        "rank": result.ranks,
+        "score": result.scores,
+        "weight": result.weights,
+        "bucket": result.buckets,
+    }
+    there = {name: values for name, values in columns.items() if values is not None}
     try:
-        pq.write_table(table, partial)
-        os.replace(partial, out)
+        write_table(import_pyarrow().table(there), out)
     except OSError as error:
         raise Failure(f"cannot write {out}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _need_pyarrow() -> None:
-    try:
-        import pyarrow  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise Failure("Parquet files need pyarrow: pip install 'coresift[simulate]'") from error

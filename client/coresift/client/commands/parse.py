@@ -12,12 +12,12 @@ from coresift.client.calls.config import (
     Anchors,
     Candidates,
     Mix,
-    Param,
     RandomSubset,
     Seals,
     Strategy,
 )
 from coresift.client.calls.labels import Classes, Label, LabelValue
+from coresift.client.calls.named import Param
 from coresift.client.commands.shared import wrong
 from coresift.client.enums import Task
 

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from coresift.client.calls.config import BatchPolicy, Candidates, Mix, Param, Seals, Strategy
+from coresift.client.calls.config import BatchPolicy, Candidates, Mix, Seals, Strategy
 from coresift.client.calls.config_messages import POLICIES
+from coresift.client.calls.named import Param
 
 RANDOM_DRAWS = 5
 PROTOCOL = {
