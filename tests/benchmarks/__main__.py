@@ -1,5 +1,5 @@
-"""``make bench``: the labeling loop over gRPC at 1M x 256, every strategy, and other libraries,
-beside the machine's ceilings."""
+"""``make bench``: the labeling loop over gRPC at 1M x 256, every strategy, core-sets, and other
+libraries, beside the machine's ceilings."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from tests.benchmarks.ceilings import measure_ceilings
+from tests.benchmarks.compression import measure_compression
 from tests.benchmarks.labeling import Scenario, measure_labeling
 from tests.benchmarks.peers import SIZES, measure_peers
 from tests.benchmarks.pools import make_pool
@@ -21,7 +22,7 @@ from tests.benchmarks.strategies import ROUNDS, measure_strategies
 
 from coresift.client import All
 
-PARTS = ("labeling", "strategies", "peers")
+PARTS = ("labeling", "strategies", "coresets", "peers")
 SMALL = 100_000
 NEIGHBOURS = 100
 WIDTH = 140
@@ -58,6 +59,10 @@ def main() -> None:
     if "strategies" in parts:
         small = make_pool(options.out, min(SMALL, options.items), options.dimension, NEIGHBOURS)
         results["strategies"] = measure_strategies(pool, small, ROUNDS, console)
+    if "coresets" in parts:
+        results["coresets"] = measure_compression(
+            options.out, options.items, options.dimension, console, options.peers_python
+        )
     if "peers" in parts:
         sizes = [size for size in SIZES if size <= options.items]
         results["peers"] = measure_peers(

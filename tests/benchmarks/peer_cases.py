@@ -90,6 +90,13 @@ def small_text_coreset(X: Any, rows: Any, labels: Any) -> Query:
     return lambda: greedy_coreset(X, rest, rows, BATCH, distance_metric="euclidean")
 
 
+def apricot_facility_location(X: Any, rows: Any, labels: Any) -> Query:
+    """Facility location on the cosine of all pairs, lazy greedy, 1,000 rows."""
+    from apricot import FacilityLocationSelection
+
+    return lambda: FacilityLocationSelection(1_000, "cosine", optimizer="lazy").fit(X)
+
+
 CASES: Mapping[str, Callable[..., Query]] = {
     "scikit-activeml entropy": scikit_activeml("UncertaintySampling", method="entropy"),
     "modAL entropy": modal_entropy,
@@ -100,6 +107,7 @@ CASES: Mapping[str, Callable[..., Query]] = {
     "small-text greedy core-set": small_text_coreset,
     "scikit-activeml ProbCover": scikit_activeml("ProbCover"),
     "modAL ranked batch": modal_ranked,
+    "apricot facility location": apricot_facility_location,
 }
 
 

@@ -59,7 +59,7 @@ def measure_peers(
                     found.append({"items": items, "name": name, "gave_up_at": beaten["items"]})
                     continue
                 with console.status(f"{name}, {items:,} items"):
-                    result = _theirs(python, pool, name)
+                    result = theirs(python, pool, name)
                 found.append({"items": items, "name": name, **result})
     missing = sorted({own["missing"] for own in found if "missing" in own})
     for what in missing:
@@ -67,7 +67,7 @@ def measure_peers(
     names = list(dict.fromkeys(own["name"] for own in found))
     table = Table("batch of 100", *(f"{items:,} x {dimension}" for items in sizes))
     for name in names:
-        table.add_row(name, *(_cell(own) for own in found if own["name"] == name))
+        table.add_row(name, *(cell(own) for own in found if own["name"] == name))
     console.print(table)
     console.print(
         "Ours with badge and gist arrange the ten best for each one wanted, not the pool."
@@ -87,7 +87,8 @@ def _ours(pool: BenchPool, name: str) -> dict[str, Any]:
     return {"seconds": measured.batches[0], "bytes": measured.above_pool}
 
 
-def _theirs(python: str, pool: BenchPool, name: str) -> dict[str, Any]:
+def theirs(python: str, pool: BenchPool, name: str) -> dict[str, Any]:
+    """One case of `peer_cases` in a process of its own: seconds and bytes, or why not."""
     command = [python, peer_cases.__file__, name, str(pool.directory.parent), str(LIMIT_BYTES)]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -123,7 +124,8 @@ def _kill(pid: int) -> None:
         pass
 
 
-def _cell(own: dict[str, Any]) -> str:
+def cell(own: dict[str, Any]) -> str:
+    """What a case gave, for a table."""
     if "missing" in own:
         return "not installed"
     if "gave_up_at" in own:
