@@ -17,7 +17,7 @@ from tests.fixtures.scorer_laws import check_slopes
 
 from coresift.server.head import Head, HeadConfig, Task
 from coresift.server.pool.pool import Pool
-from coresift.server.selection.plain import signal_key
+from coresift.server.selection.plain import Signal, signal_key
 from coresift.server.selection.priority import priorities
 from coresift.server.selection.registry import STRATEGIES, Choice, strategy_of
 from coresift.server.selection.shortlist import (
@@ -149,7 +149,7 @@ def situation_of(pool: Pool, head: Head) -> Situation:
         targets[:, ~head.fitted] = np.isposinf(head.bias[~head.fitted])
         opposed = 1 - targets
     rows = np.arange(LABELLED, dtype=np.int32)
-    signals = {signal_key("loss", ""): losses(pool.manifest.items)}
+    signals = {signal_key(Signal("loss")): losses(pool.manifest.items)}
     return Situation(
         pool=pool,
         task=head.task,

@@ -458,7 +458,8 @@ def test_score_coreset(client: Client) -> None:
     by_random = client.score_coreset("random", 50, pool="things", seed=1)
     assert len(set(by_random.item_ids)) == 50
     assert by_random.weights is None
-    assert by_random.summary.covering_radius is None
+    assert by_random.summary.covering_radius is not None
+    assert by_random.summary.measured_items == by_random.plan.pool_items
     assert client.score_coreset("random", 50, pool="things", seed=2).item_ids != by_random.item_ids
     session = fitted(client)
     proxy = client.score_coreset("max_entropy", 600, session=session)

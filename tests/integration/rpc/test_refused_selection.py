@@ -418,6 +418,7 @@ def test_of_signals(world: World) -> None:
             {"strategy": strategy("signal", name="two")},
             {"strategy": strategy("signal", name="two", column="c")},
         ],
+        "of": [{"strategy": strategy("signal", name="two", of="margin")}],
     }
     world.seen = []
     for param, cases in wrong.items():

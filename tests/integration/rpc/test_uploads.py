@@ -289,3 +289,24 @@ def test_infinity_ranks_before_all_others(client: Client, order: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         client.put_signals("things", "minus", ids, -values)
     assert caught.value.reason is Reason.INVALID_SIGNAL
+
+
+@pytest.mark.parametrize("of", ["max_entropy", "margin", "least_confidence"])
+def test_a_session_selects_by_the_doubt_of_uploaded_probabilities(client: Client, of: str) -> None:
+    ids = [f"item-{n}" for n in range(600)]
+    p = np.random.default_rng(3).dirichlet([1, 1, 1], 600).astype(np.float32)
+    name = f"model-{of}"
+    client.put_signals("things", name, ids, p, kind="probabilities", columns=["a", "b", "c"])
+    strategy = Strategy("signal", name=name, of=of)
+    session = client.create_session("things", candidates=All(), strategy=strategy)
+    batch = client.next_batch(session, "ann", 50)
+    wide = p.astype(np.float64)
+    first, second = -np.sort(-wide, axis=1)[:, :2].T
+    doubt = {
+        "max_entropy": -(wide * np.log(wide)).sum(axis=1),
+        "margin": second - first,
+        "least_confidence": 1 - first,
+    }[of]
+    ranked = [int(item_id.removeprefix("item-")) for item_id in batch.item_ids]
+    np.testing.assert_allclose([pick.score for pick in batch], doubt[ranked], atol=1e-6)
+    assert set(ranked) == set(np.argsort(-doubt)[:50].tolist())

@@ -16,11 +16,11 @@ from coresift.server.coreset.sources import (
     Sourced,
     by_rows,
     scanned,
-    shares,
 )
 from coresift.server.errors import invalid
 from coresift.server.head import Head, Task
 from coresift.server.selection.parameters import parameter
+from coresift.server.selection.uncertainty import shares
 
 Watched = Literal["signal", "proxy"]
 WATCHED = "signal: an upload; proxy: heads trained on the pool's embeddings"

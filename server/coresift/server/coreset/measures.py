@@ -15,8 +15,8 @@ from coresift.server.pool.parallel import in_order
 from coresift.server.selection.coverage import nearest
 from coresift.server.selection.priority import priorities
 
-WORK = 4e11
-"""Floating-point operations of the products: 2 to 4 s on two cores."""
+WORK = 2e11
+"""Floating-point operations of the products: 1 to 2 s on two cores."""
 PAIR_WORK = 160
 """What looking at a product costs beside making it, in the same unit."""
 TILE = 2_048

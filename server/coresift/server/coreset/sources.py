@@ -189,9 +189,3 @@ def fitted_part(head: Head) -> Head:
     """The columns of a head that could be fitted: the others say the same of every item."""
     kept = head.fitted
     return Head(head.task, head.weights[kept], head.bias[kept], kept[kept])
-
-
-def shares(values: Float32s) -> Float64s:
-    """Uploaded class probabilities, scaled to sums of 1: float64 [m, K]."""
-    wide = values.astype(np.float64)
-    return np.asarray(wide / wide.sum(axis=1, keepdims=True))

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy.special import entr
 
 from coresift.server.arrays import Float32s, Float64s, Int64s
 from coresift.server.coreset.problem import Problem
-from coresift.server.coreset.sources import Higher, Sourced, by_rows, fitted_part, scanned, shares
+from coresift.server.coreset.sources import Higher, Sourced, by_rows, fitted_part, scanned
 from coresift.server.head import Task
 from coresift.server.selection.strategy import Floats
 from coresift.server.selection.uncertainty import (
     column_doubt,
     column_entropy,
     column_margin,
+    doubt_of,
+    entropy_of,
+    gap_of,
+    shares,
     softmax_doubt,
     softmax_entropy,
     softmax_margin,
@@ -72,11 +75,6 @@ class Doubt(Sourced):
         return scanned(problem, score)
 
 
-def _gaps(p: Floats) -> Floats:
-    top = np.partition(p, p.shape[1] - 2, axis=1)[:, -2:]
-    return np.asarray(top[:, 1] - top[:, 0])
-
-
 @dataclass(frozen=True, slots=True)
 class MaxEntropy(Doubt):
     """Entropy of the predicted classes in nats (Shannon, 1948); the selection of SVP (Coleman et
@@ -84,9 +82,7 @@ class MaxEntropy(Doubt):
 
     higher: ClassVar[Higher] = "harder"
     own_column: ClassVar[str] = "entropy"
-    formulas: ClassVar[Formulas] = Formulas(
-        softmax_entropy, column_entropy, lambda p: np.asarray(entr(p).sum(axis=1))
-    )
+    formulas: ClassVar[Formulas] = Formulas(softmax_entropy, column_entropy, entropy_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +95,7 @@ class Margin(Doubt):
     formulas: ClassVar[Formulas] = Formulas(
         lambda logits: -softmax_margin(logits),
         lambda logits: -column_margin(logits),
-        _gaps,
+        gap_of,
     )
 
 
@@ -112,9 +108,7 @@ class LeastConfidence(Doubt):
 
     higher: ClassVar[Higher] = "harder"
     own_column: ClassVar[str] = "confidence"
-    formulas: ClassVar[Formulas] = Formulas(
-        softmax_doubt, column_doubt, lambda p: np.asarray(1 - p.max(axis=1))
-    )
+    formulas: ClassVar[Formulas] = Formulas(softmax_doubt, column_doubt, doubt_of)
 
     def of_numbers(self, name: str, numbers: Float64s) -> Float64s:
         return 1 - numbers if name == "confidence" else numbers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -20,7 +21,7 @@ from coresift.server.selection.strategy import (
     Setting,
     Situation,
 )
-from coresift.server.selection.uncertainty import LogitScorer
+from coresift.server.selection.uncertainty import LogitScorer, doubt_of, entropy_of, gap_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,16 @@ class MostLikelyPositive:
         return LogitScorer(lambda logits: logits[:, 0], lambda classes: 1.0, np.ones_like)
 
 
+Of = Literal["column", "max_entropy", "margin", "least_confidence"]
+
+DOUBTS: Mapping[str, Callable[[Floats], Floats]] = {
+    "max_entropy": entropy_of,
+    "margin": lambda p: -gap_of(p),
+    "least_confidence": doubt_of,
+}
+"""Scores [n] of class probabilities [n, K] by their names in `Signal.of`."""
+
+
 @dataclass(frozen=True, slots=True)
 class SignalScorer(RowScorer):
     """A column [N] with a sign."""
@@ -86,16 +97,22 @@ class SignalScorer(RowScorer):
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """An uploaded column of numbers or probabilities: a user's own model decides.
+    """An uploaded signal: a user's own model decides (active learning via proxy, turned round).
 
-    The score is the number as it was uploaded, in its own unit; with ``order="smallest"`` minus
-    the number. Infinity counts as the largest float32.
+    The score is the number as it was uploaded, in its own unit, or the doubt of uploaded class
+    probabilities: their entropy in nats, minus the gap between the two largest, or one minus the
+    largest. With ``order="smallest"`` minus that. Infinity counts as the largest float32.
     """
 
     name: str = parameter(..., "name of an uploaded signal")
     column: str = parameter("", "its column; may be left out where it has one")
     order: Literal["largest", "smallest"] = parameter(
         "largest", "which numbers come first", choices=("largest", "smallest")
+    )
+    of: Of = parameter(
+        "column",
+        "what is ranked by: one column, or the doubt over all columns of class probabilities",
+        choices=("column", "max_entropy", "margin", "least_confidence"),
     )
     needs_head: ClassVar[bool] = False
     tasks: ClassVar[frozenset[Task]] = EVERY_TASK
@@ -104,10 +121,10 @@ class Signal:
         return None
 
     def prepare(self, situation: Situation) -> Scorer:
-        values = situation.signals[signal_key(self.name, self.column)]
+        values = situation.signals[signal_key(self)]
         return SignalScorer(values, 1 if self.order == "largest" else -1)
 
 
-def signal_key(name: str, column: str) -> str:
-    """The name of a signal's column among `Situation.signals`."""
-    return f"{name}/{column}"
+def signal_key(signal: Signal) -> str:
+    """The name of what a signal is ranked by among `Situation.signals`."""
+    return f"{signal.name}/{signal.column}/{signal.of}"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+from scipy.special import entr
 
 from coresift.server.arrays import Float64s
 from coresift.server.head import Task
@@ -255,3 +256,27 @@ def column_doubt(logits: Floats) -> Floats:
 
 def _column_doubt_slope(logits: Float64s) -> Float64s:
     return -np.sign(logits) * _variance(logits)
+
+
+def shares(probabilities: Floats) -> Float64s:
+    """Uploaded class probabilities [n, K], scaled to sums of 1: float64."""
+    wide = probabilities.astype(np.float64)
+    return np.asarray(wide / wide.sum(axis=1, keepdims=True))
+
+
+def entropy_of(p: Floats) -> Floats:
+    """Entropy in nats, [n], of class probabilities [n, K]."""
+    return np.asarray(entr(p).sum(axis=1))
+
+
+def gap_of(p: Floats) -> Floats:
+    """Gap between the two largest of class probabilities [n, K], [n]; 1 where K is 1."""
+    if p.shape[1] == 1:
+        return np.ones(len(p))
+    top = np.partition(p, p.shape[1] - 2, axis=1)[:, -2:]
+    return np.asarray(top[:, 1] - top[:, 0])
+
+
+def doubt_of(p: Floats) -> Floats:
+    """One minus the largest of class probabilities [n, K], [n]."""
+    return np.asarray(1 - p.max(axis=1))

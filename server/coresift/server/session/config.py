@@ -64,12 +64,15 @@ class StopRule:
 
 @dataclass(frozen=True, slots=True)
 class SignalFile:
-    """A column of a stored signal that the strategy reads. The file never changes."""
+    """What the strategy reads of a stored signal. The file never changes."""
 
     key: str
     """Of `Situation.signals`."""
     content_hash: str
     column: str
+    """Empty: the doubt over all columns."""
+    doubt: str = ""
+    """A name of `coresift.server.selection.plain` DOUBTS."""
 
 
 @dataclass(frozen=True, slots=True)

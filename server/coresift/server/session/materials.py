@@ -13,10 +13,15 @@ from coresift.server.arrays import Bools, Float32s, Rows
 from coresift.server.artifacts import Artifacts
 from coresift.server.head import Head
 from coresift.server.pool.pool import Pool
+from coresift.server.selection.plain import DOUBTS
 from coresift.server.selection.priority import random_order
+from coresift.server.selection.uncertainty import shares
 from coresift.server.session.config import GroupRule, SessionConfig, SignalFile
 from coresift.server.session.pools import Pools
 from coresift.server.state.store import NO_GROUP
+
+BLOCK = 65_536
+"""Rows whose probabilities are looked at together."""
 
 
 class HashOrder:
@@ -154,7 +159,15 @@ class Loader:
         return Head.unpack(self._artifacts.get("heads", content_hash)["head"][0].as_py())
 
     def _column(self, file: SignalFile) -> Float32s:
-        """The column; infinity, which stands for "harder than all", as the largest float32: what
-        is computed with scores stays free of NaN."""
-        column = self._artifacts.get("signals", file.content_hash)[file.column]
-        return np.asarray(np.minimum(column.to_numpy(), np.finfo(np.float32).max), np.float32)
+        """What the strategy ranks by; infinity, which stands for "harder than all", as the
+        largest float32: what is computed with scores stays free of NaN."""
+        table = self._artifacts.get("signals", file.content_hash)
+        if not file.doubt:
+            numbers = table[file.column].to_numpy()
+            return np.asarray(np.minimum(numbers, np.finfo(np.float32).max), np.float32)
+        doubts = np.empty(table.num_rows, np.float32)
+        for start in range(0, len(doubts), BLOCK):
+            part = table.slice(start, BLOCK)
+            p = np.column_stack([column.to_numpy() for column in part.columns])
+            doubts[start : start + BLOCK] = DOUBTS[file.doubt](shares(p))
+        return doubts

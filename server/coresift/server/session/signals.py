@@ -160,13 +160,23 @@ class Signals:
         signal = await self.of_version(config.pool, config.pool_version, strategy.name, place)
         if signal.kind == SignalKind.CLASS:
             raise bad_signal(f"{path}.name", f"signal {strategy.name!r} holds classes, no numbers")
+        key = signal_key(strategy)
+        if strategy.of != "column":
+            if signal.kind != SignalKind.PROBABILITIES:
+                raise bad_signal(
+                    f"{path}.of",
+                    f"{strategy.of!r} needs class probabilities, signal {strategy.name!r} "
+                    "holds numbers",
+                )
+            if strategy.column:
+                raise bad_signal(f"{path}.column", f"has no meaning with of={strategy.of!r}")
+            return SignalFile(key, signal.content_hash, "", strategy.of)
         column = strategy.column or signal.columns[0]
         if column not in signal.columns or (not strategy.column and len(signal.columns) > 1):
             raise bad_signal(
                 f"{path}.column",
                 f"must be one of {', '.join(signal.columns[:20])}; got {strategy.column!r}",
             )
-        key = signal_key(strategy.name, strategy.column)
         return SignalFile(key, signal.content_hash, column)
 
     async def of_version(self, pool: str, pool_version: str, name: str, field: str) -> Signal:
