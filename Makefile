@@ -1,4 +1,4 @@
-.PHONY: help install check test test-long demo serve bench compare release-api clean
+.PHONY: help install check test test-long demo serve bench compare coresets svp release-api clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -51,6 +51,15 @@ compare: $(INSTALLED) ## Every strategy on real data: tables and plots (DATA=DIR
 	$(BIN)/coresift simulate $(DATA)/clinc150 --methods all --compare --resume --out $(COMPARED)/clinc150
 	test ! -d $(DATA)/fashion_mnist || $(BIN)/coresift simulate $(DATA)/fashion_mnist \
 	  --use use_index_longtail.npy --methods all --compare --resume --out $(COMPARED)/fashion_mnist
+
+coresets: $(INSTALLED) ## Every core-set method on real data: tables and plots (DATA=DIR; an hour)
+	$(BIN)/python -m tests.benchmarks.coresets $(DATA)/clinc150 --items 10000 --out $(OUT)/coresets/clinc150
+	test ! -d $(DATA)/fashion_mnist || $(BIN)/python -m tests.benchmarks.coresets \
+	  $(DATA)/fashion_mnist --items 10000 --out $(OUT)/coresets/fashion_mnist
+
+svp: $(INSTALLED) ## Selection via proxy on real images (DATA=DIR with fashion_mnist; an hour)
+	$(BIN)/python -m tests.benchmarks.svp run --resume --out $(OUT)/svp \
+	  --data $(if $(wildcard $(DATA)/fashion_mnist),$(DATA)/fashion_mnist,$(DATA)/fashion_mnist_6000)
 
 release-api: $(INSTALLED) ## Make the API of now the one that `make check` compares with
 	cd proto && ../$(BIN)/buf build -o released.binpb
