@@ -101,7 +101,7 @@ def test_where_all_would_take_too_long_a_random_sample_is_looked_at(
     pool = make_pool(tmp_path, vectors("plain"))
     problem = a_problem(pool, 40, seed=3)
     selected = np.arange(0, 200, 5)
-    monkeypatch.setattr(measures, "WORK", 90.5 * 40 * (2 * 5 + measures.PAIR_WORK))
+    monkeypatch.setattr(measures, "WORK", 90.5 * 40 * (2 * 5 + measures.UNIT_PAIR_WORK))
     found = measure(problem, selected)
     assert found.items == 90
     assert found.covering_radius is None

@@ -17,8 +17,8 @@ from coresift.server.selection.priority import priorities
 
 WORK = 2e11
 """Floating-point operations of the products: 1 to 2 s on two cores."""
-PAIR_WORK = 160
-"""What looking at a product costs beside making it, in the same unit."""
+PAIR_WORK, UNIT_PAIR_WORK = 700, 150
+"""What looking at a product costs beside making it, in the same unit; and on unit rows."""
 TILE = 2_048
 """Items and centres of one product at most."""
 PRODUCT = 2**30
@@ -56,7 +56,8 @@ def measure(problem: Problem, selected: Int64s) -> Measures:
     """
     items = problem.items
     n, centres = len(items), len(selected) + len(problem.start)
-    room = int(WORK / (centres * (2.0 * items.dimension + PAIR_WORK)))
+    looking = UNIT_PAIR_WORK if items.are_unit else PAIR_WORK
+    room = int(WORK / (centres * (2.0 * items.dimension + looking)))
     looked = np.arange(n)
     if room < n:
         keys = priorities(problem.seed, "measure", items.rows)
@@ -111,14 +112,18 @@ class _Nearest:
         X, C = self._fetch(self._rows[mine]), self._fetch(self._centres[theirs])
         x, c = _squared_norms(X), _squared_norms(C)
         products = X @ C.T
+        own = self._column[self._looked[mine]] - theirs.start
+        there = np.flatnonzero((own >= 0) & (own < len(C)))
+        error = product_error("l2", self._dimension, self._pool.max_norm, np.sqrt(x))
+        if self._problem.items.are_unit and theirs.start + len(C) <= len(self._selected):
+            products[there, own[there]] = -np.inf
+            best = products.max(axis=1)  # the nearest is the most similar: one look at the product
+            return mine, best, x + c.max() - 2.0 * best + error
         squares = products * -2
         squares += c
         products *= _inverse_roots(c)
         products[:, max(0, len(self._selected) - theirs.start) :] = -np.inf
-        own = self._column[self._looked[mine]] - theirs.start
-        there = np.flatnonzero((own >= 0) & (own < len(C)))
         products[there, own[there]] = -np.inf
-        error = product_error("l2", self._dimension, self._pool.max_norm, np.sqrt(x))
         return mine, products.max(axis=1) * _inverse_roots(x), squares.min(axis=1) + x + error
 
     def radius(self) -> float:
