@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from tests.benchmarks.ceilings import measure_ceilings
-from tests.benchmarks.compression import measure_compression
+from tests.benchmarks.coresets.speed import measure_speed
 from tests.benchmarks.labeling import Scenario, measure_labeling
 from tests.benchmarks.peers import SIZES, measure_peers
 from tests.benchmarks.pools import make_pool
@@ -60,7 +60,7 @@ def main() -> None:
         small = make_pool(options.out, min(SMALL, options.items), options.dimension, NEIGHBOURS)
         results["strategies"] = measure_strategies(pool, small, ROUNDS, console)
     if "coresets" in parts:
-        results["coresets"] = measure_compression(
+        results["coresets"] = measure_speed(
             options.out, options.items, options.dimension, console, options.peers_python
         )
     if "peers" in parts:
