@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from tests.benchmarks.process import Server
+from tests.fixtures.pools import write_inputs
 
-import coresift.client
+from coresift.client import Client
 from coresift.server.pool.builder import BuildOptions, InputFiles, build_pool
 
 ROOT = Path(__file__).parents[2]
@@ -17,6 +20,7 @@ PAGES = sorted(
     [*ROOT.glob("*.md"), *(page for own in FOLDERS for page in (ROOT / own).rglob("*.md"))]
 )
 DATA = ROOT / "tests" / "data" / "clinc150"
+PHOTOS = 400
 
 
 @pytest.fixture(scope="module")
@@ -24,21 +28,42 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
     out = tmp_path_factory.mktemp("readme") / "pool"
     files = InputFiles(DATA / "embeddings.npy", DATA / "ids.txt.gz", DATA / "items.jsonl.gz")
     build_pool(BuildOptions(files, out, name="clinc150"))
-    return Server(out)
+    photos = tmp_path_factory.mktemp("photos")
+    vectors = np.random.default_rng(0).normal(size=(PHOTOS, 8)).astype(np.float32)
+    build_pool(BuildOptions(write_inputs(photos, vectors), photos / "pool", name="photos"))
+    return Server(out, photos / "pool")
 
 
-def test_the_example_runs_in_twelve_lines(server: Server) -> None:
-    example, growing = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    lines = [line for line in example.splitlines() if line.strip()]
-    assert len(lines) <= 12
-    found: dict[str, object] = {}
+def test_the_examples_run(server: Server) -> None:
+    example, growing, compressing = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S
+    )
+    assert len([line for line in example.splitlines() if line.strip()]) <= 12
+    found: dict[str, Any] = {}
+    half = PHOTOS // 2
     with server as running:
         exec(example.replace("127.0.0.1:50051", running.listen), found)  # noqa: S102
-        names = {name: getattr(coresift.client, name) for name in coresift.client.__all__}
-        with coresift.client.Client(running.listen) as client:
-            exec(growing, names | {"client": client})  # noqa: S102
-    assert len(found["batch"]) == 20  # type: ignore[arg-type]
-    assert len(found["keep"].item_ids) == 200  # type: ignore[attr-defined]
+        assert len(found["batch"]) == 20
+        assert len(found["keep"].item_ids) == 200
+        with Client(running.listen) as client:
+            exec(growing, {"client": client})  # noqa: S102
+            found = training_of_photos() | {"client": client}
+            exec(compressing.replace("25_000", str(half)), found)  # noqa: S102
+    assert found["keep"].summary.class_counts == {0: half // 2, 1: half // 2}
+
+
+def training_of_photos() -> dict[str, Any]:
+    """What a training loop has at hand: items of two classes, a model that knows one of them."""
+    item_ids = [f"item-{n}" for n in range(PHOTOS)]
+    classes = np.arange(PHOTOS) % 2
+    logits = np.random.default_rng(1).normal((1, 0), size=(PHOTOS, 2))
+    return {
+        "item_ids": item_ids,
+        "batch_ids": item_ids,
+        "logits": logits,
+        "labels": classes,
+        "classes": classes,
+    }
 
 
 def test_every_make_verb_of_the_readme_exists() -> None:

@@ -17,7 +17,13 @@ from coresift.server.arrays import Float64s, Rows
 from coresift.server.head import HeadConfig, Task
 from coresift.server.pool.parallel import stay_alone
 from coresift.server.pool.pool import Pool
-from coresift.server.selection import coverage, probcover, traversal, typiclust
+from coresift.server.selection import (
+    coverage,
+    nearest_centres,
+    probcover,
+    traversal,
+    typiclust,
+)
 from coresift.server.selection.coverage import distances, nearest, slack, squares, within
 from coresift.server.selection.farthest import KCenter
 from coresift.server.selection.priority import priorities
@@ -259,8 +265,8 @@ def test_neither_blocks_nor_threads_matter(
         assert same(job.result(), whole)
     monkeypatch.setattr(coverage, "PRODUCT", 1)
     monkeypatch.setattr(coverage, "PAIRS", 7)
-    monkeypatch.setattr(traversal, "BLOCK", 13)
-    monkeypatch.setattr(traversal, "CENTRES", 5)
+    monkeypatch.setattr(nearest_centres, "BLOCK", 13)
+    monkeypatch.setattr(nearest_centres, "CENTRES", 5)
     monkeypatch.setattr(traversal, "MOST", 80)
     for frontier in (1, 9, 80):
         monkeypatch.setattr(traversal, "FRONTIER", frontier)

@@ -20,10 +20,8 @@ from coresift.server.coreset import coverings, facility_location, lazy_greedy, q
 from coresift.server.coreset.facility_location import FacilityLocation
 from coresift.server.coreset.graph import neighbour_graph
 from coresift.server.coreset.items import unit
-from coresift.server.coreset.methods import method_of
 from coresift.server.coreset.problem import Problem, Selection, Selector
 from coresift.server.coreset.query import Query
-from coresift.server.pool.failures import Cancelled
 from coresift.server.pool.pool import Pool
 
 Floats = npt.NDArray[np.float64]
@@ -244,60 +242,6 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
     return make_pool(tmp_path_factory.mktemp("pool"), X)
 
 
-METHODS: list[Selector] = [
-    DENSE,
-    SPARSE,
-    FacilityLocation(graph="dense", optimizer="stochastic"),
-    FacilityLocation(graph="neighbours", optimizer="stochastic", epsilon=0.1),
-    Query(),
-]
-
-
-def targeted(pool: Pool, budget: int, **given: Any) -> Problem:
-    X = pool.fetch(np.array([3, 50, 700, 1_200, 1_500]))
-    return a_problem(pool, budget, query=X[:3], avoid=X[3:], **given)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("budget", [1, 60, 2_000])
-def test_a_selection_is_whole_and_repeatable(pool: Pool, method: Selector, budget: int) -> None:
-    told: list[tuple[str, float, float | None]] = []
-    found = method.select(targeted(pool, budget, report=lambda *news: told.append(news)))
-    check_whole(found, budget, 2_000)
-    again = method.select(targeted(pool, budget))
-    assert found.positions.tobytes() == again.positions.tobytes()
-    assert found.scores.tobytes() == again.scores.tobytes()
-    for phase in {phase for phase, _, _ in told}:
-        shares = [share for name, share, _ in told if name == phase]
-        assert shares == sorted(shares)
-        assert 0 <= shares[0] <= shares[-1] <= 1
-    objectives = [objective for _, _, objective in told if objective is not None]
-    assert objectives[-1] == pytest.approx(found.objective, rel=1e-6)
-    if isinstance(method, FacilityLocation):
-        assert objectives == sorted(objectives)
-
-
-@pytest.mark.parametrize("method", [DENSE, SPARSE, Query()])
-def test_a_smaller_budget_selects_the_first_of_a_larger(pool: Pool, method: Selector) -> None:
-    small, large = (method.select(targeted(pool, budget)) for budget in (30, 300))
-    assert small.positions.tolist() == large.positions[:30].tolist()
-    assert small.scores.tolist() == large.scores[:30].tolist()
-
-
-@pytest.mark.parametrize("method", [DENSE, SPARSE, Query()])
-def test_permuted_rows_give_the_same_items(tmp_path: Path, method: Selector) -> None:
-    chance = np.random.default_rng(4)
-    X = chance.standard_normal((500, 8)).astype(np.float32)
-    order = chance.permutation(500)
-    targets = {"query": X[:4] / np.linalg.norm(X[:4], axis=1, keepdims=True)}
-    found, moved = (
-        method.select(a_problem(make_pool(tmp_path / name, Y), 80, **targets))
-        for name, Y in (("one", X), ("other", X[order]))
-    )
-    assert found.positions.tolist() == order[moved.positions].tolist()
-    np.testing.assert_allclose(found.scores, moved.scores, atol=1e-8)
-
-
 @pytest.mark.parametrize("graph", ["dense", "neighbours"])
 @pytest.mark.parametrize("budget", [20, 200])
 def test_stochastic_is_near_lazy(pool: Pool, graph: Any, budget: int) -> None:
@@ -361,23 +305,3 @@ def test_a_query_draws_near_and_an_avoid_target_keeps_away(pool: Pool) -> None:
     assert (X[kept.positions] @ X[1_200]).max() < 0.2
     both = Query().select(a_problem(pool, 2_000, query=like, avoid=unlike))
     assert both.scores.min() < 0
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("checks", [1, 5, 12])
-def test_a_stopped_selection_ends_cancelled(pool: Pool, method: Selector, checks: int) -> None:
-    asked = 0
-
-    def stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked >= checks
-
-    with pytest.raises(Cancelled):
-        method.select(targeted(pool, 300, stop=stop))
-
-
-def test_methods_are_made_by_name() -> None:
-    params = (("graph", "neighbours"), ("neighbours", 6.0))
-    assert method_of("facility_location", params) == SPARSE
-    assert method_of("query", (("eta", 2.0),)) == Query(eta=2)

@@ -76,7 +76,9 @@ class StringColumn(Sequence[str]):
 
     @classmethod
     def of(cls, strings: Iterable[str]) -> StringColumn:
-        """Pack strings."""
+        """Pack strings. TypeError for one string, which is no list of them."""
+        if isinstance(strings, str):
+            raise TypeError(f"expected several strings, got one: {strings!r}")
         if isinstance(strings, StringColumn):
             return strings
         pieces: list[Any] = list(strings)

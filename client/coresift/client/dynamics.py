@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self, overload
 
 import numpy as np
-import numpy.typing as npt
 
 from coresift.client.aio import AsyncClient
 from coresift.client.calls.signals import Signal
 from coresift.client.client import Client
 from coresift.client.convert import Float64, StringColumn
+from coresift.client.dynamics_files import Recording, read_recording, write_recording
+from coresift.client.dynamics_scores import COLUMNS, Scores, UInt32, merged
 from coresift.client.item_index import ItemIndex
-from coresift.client.parquet import import_pyarrow, string_array, write_table
-from coresift.client.presentations import (
-    Bools,
-    Int64,
-    Presentations,
-    labels_of,
-    logits_of,
-    presentations,
-    rounds,
-)
-
-COLUMNS = ("forgetting", "el2n", "aum", "entropy", "margin", "confidence")
-"""Scores by name, in the order of a signal's columns."""
-
-UInt32 = npt.NDArray[np.uint32]
-
-_ABOUT = b"coresift.dynamics"
+from coresift.client.presentations import labels_of, logits_of, presentations, rounds
 
 
 class TrainingDynamics:
@@ -44,7 +28,7 @@ class TrainingDynamics:
             logits = model(x)
             dynamics.record(index, logits, y)  # before the optimizer's step
             ...
-        dynamics.upload(client, "photos", "proxy")
+        dynamics.upload(client, "photos", "resnet20")
 
     An item's presentations are counted by themselves; there are no epochs to announce. 54 bytes
     an item besides its id; `record` takes about 0.1 ms for 256 items of 10 classes. Not to be
@@ -75,15 +59,7 @@ class TrainingDynamics:
         self._index = ItemIndex(item_ids)
         self._el2n_epochs = el2n_epochs
         self._runs = 1
-        count = len(self._index)
-        self._presented: UInt32 = np.zeros(count, np.uint32)
-        self._learned: Bools = np.zeros(count, np.bool_)
-        self._correct: Bools = np.zeros(count, np.bool_)
-        # float64: the mean of several runs is not whole.
-        self._events: Float64 = np.zeros(count)
-        self._el2n: Float64 = np.full(count, np.nan)
-        self._aum: Float64 = np.full(count, np.nan)
-        self._last: Float64 = np.full((3, count), np.nan)
+        self._scores = Scores.of_nothing(len(self._index))
 
     @property
     def item_ids(self) -> StringColumn:
@@ -93,13 +69,13 @@ class TrainingDynamics:
     @property
     def presentations(self) -> UInt32:
         """How often each item was recorded, uint32 [items], a copy."""
-        return self._presented.copy()
+        return self._scores.presented.copy()
 
     def __len__(self) -> int:
         return len(self._index)
 
     def __repr__(self) -> str:
-        seen = int(np.count_nonzero(self._presented))
+        seen = int(np.count_nonzero(self._scores.presented))
         runs = f" in {self._runs} runs" if self._runs > 1 else ""
         return f"TrainingDynamics({seen} of {len(self)} items recorded{runs})"
 
@@ -131,73 +107,27 @@ class TrainingDynamics:
             raise ValueError(f"the logits of item {item_id!r} are not finite")
         found = presentations(values, classes)
         for chosen in rounds(places):
-            self._take(places[chosen], found, chosen)
-
-    def _take(self, places: Int64, found: Presentations, chosen: Int64) -> None:
-        """Present each of distinct places once."""
-        correct = found.correct[chosen]
-        self._events[places] += self._correct[places] & ~correct
-        self._correct[places] = correct
-        self._learned[places] |= correct
-        number = self._presented[places] + 1
-        self._presented[places] = number
-        self._aum[places] = _mean(self._aum[places], found.label_margin[chosen], number)
-        early = number <= self._el2n_epochs
-        first = places[early]
-        self._el2n[first] = _mean(self._el2n[first], found.el2n[chosen[early]], number[early])
-        for row, values in enumerate((found.entropy, found.margin, found.confidence)):
-            self._last[row, places] = values[chosen]
+            self._scores.take(places[chosen], found, chosen, self._el2n_epochs)
 
     def columns(self) -> dict[str, Float64]:
         """The scores by name, float64 [items] each; NaN for items that were never recorded."""
-        forgetting = np.where(self._learned, self._events, np.inf)
-        forgetting[self._presented == 0] = np.nan
-        scores = np.stack([forgetting, self._el2n, self._aum, *self._last])
-        return dict(zip(COLUMNS, scores, strict=True))
+        return self._scores.columns()
 
     def save(self, path: str | Path) -> None:
         """Write a Parquet file: item_id, the scores, presentations and the last outcome.
 
         `load` goes on from it. OSError; ModuleNotFoundError without pyarrow.
         """
-        pyarrow = import_pyarrow()
-        about = {"el2n_epochs": self._el2n_epochs, "runs": self._runs}
-        columns = {
-            "item_id": string_array(self.item_ids),
-            **self.columns(),
-            "presentations": self._presented,
-            "correct": self._correct,
-        }
-        table = pyarrow.table(columns).replace_schema_metadata({_ABOUT: json.dumps(about)})
-        write_table(table, Path(path))
+        recording = Recording(self.item_ids, self._scores, self._el2n_epochs, self._runs)
+        write_recording(recording, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote. ValueError for another file, OSError."""
-        import_pyarrow()
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(path)
-        about = (table.schema.metadata or {}).get(_ABOUT)
-        if about is None:
-            raise ValueError(f"{path} was not written by TrainingDynamics.save")
-        header = json.loads(about)
-        item_ids: Any = table["item_id"].to_pylist()
-        loaded = cls(item_ids, el2n_epochs=header["el2n_epochs"])
-        loaded._runs = header["runs"]
-        # Columns of Arrow are read-only, and recording goes on in these.
-        values = {name: table[name].to_numpy().copy() for name in table.column_names[1:]}
-        loaded._presented, loaded._correct = values["presentations"], values["correct"]
-        loaded._put(values)
+        found = read_recording(Path(path))
+        loaded = cls(found.item_ids, el2n_epochs=found.el2n_epochs)
+        loaded._scores, loaded._runs = found.scores, found.runs
         return loaded
-
-    def _put(self, scores: dict[str, Float64]) -> None:
-        """The inverse of `columns`, of items whose presentations are known."""
-        forgetting = scores["forgetting"]
-        self._learned = np.isfinite(forgetting)
-        self._events = np.where(self._learned, forgetting, 0)
-        self._el2n, self._aum = scores["el2n"], scores["aum"]
-        self._last = np.stack([scores[name] for name in COLUMNS[3:]])
 
     @classmethod
     def merge(cls, runs: Sequence[TrainingDynamics]) -> Self:
@@ -216,29 +146,11 @@ class TrainingDynamics:
         if len({run._el2n_epochs for run in runs}) > 1:
             raise ValueError("the runs have different el2n_epochs")
         ids = dict.fromkeys(item_id for run in runs for item_id in run.item_ids)
-        merged = cls(ids, el2n_epochs=runs[0]._el2n_epochs)
-        merged._runs = len(runs)
-        sums = {name: np.zeros(len(ids)) for name in COLUMNS}
-        counts = {name: np.zeros(len(ids)) for name in COLUMNS}
-        learned = np.zeros(len(ids), np.bool_)
-        for run in runs:
-            places = merged._index.places(run.item_ids)
-            merged._presented[places] += run._presented
-            merged._correct[places] = run._correct  # one run alone goes on
-            columns = run.columns()
-            missed = np.isinf(columns["forgetting"])
-            learned[places[(run._presented > 0) & ~missed]] = True
-            columns["forgetting"][missed] = run._presented[missed] // 2 + 1
-            for name, values in columns.items():
-                known = np.isfinite(values)
-                sums[name][places[known]] += values[known]
-                counts[name][places[known]] += 1
-        with np.errstate(invalid="ignore"):
-            means = {name: sums[name] / counts[name] for name in COLUMNS}
-        never = ~learned & (merged._presented > 0)
-        means["forgetting"][never] = np.inf
-        merged._put(means)
-        return merged
+        whole = cls(ids, el2n_epochs=runs[0]._el2n_epochs)
+        whole._runs = len(runs)
+        parts = [(whole._index.places(run.item_ids), run._scores) for run in runs]
+        whole._scores = merged(parts, len(ids))
+        return whole
 
     @overload
     def upload(self, client: Client, pool: str, name: str, *, pool_version: str = "") -> Signal: ...
@@ -256,7 +168,7 @@ class TrainingDynamics:
             InvalidInput: INVALID_SIGNAL, for item_ids that are not those of the pool.
             AlreadyExists: SIGNAL_EXISTS. NotFound: POOL_NOT_FOUND.
         """
-        missing = np.flatnonzero(self._presented == 0)
+        missing = np.flatnonzero(self._scores.presented == 0)
         if len(missing):
             raise ValueError(
                 f"{len(missing)} of {len(self)} items were never recorded, the first is "
@@ -266,8 +178,3 @@ class TrainingDynamics:
         return client.put_signals(
             pool, name, self.item_ids, values, columns=COLUMNS, pool_version=pool_version
         )
-
-
-def _mean(before: Float64, value: Float64, number: UInt32) -> Float64:
-    """A running mean with its next value, the ``number``-th; ``before`` is NaN for the first."""
-    return np.where(number == 1, value, before + (value - before) / number)

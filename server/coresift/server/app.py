@@ -36,7 +36,8 @@ from coresift.server.session.consensus import ConsensusLists
 from coresift.server.session.coreset_inputs import Inputs
 from coresift.server.session.coreset_jobs import CoresetJobs
 from coresift.server.session.coreset_plans import Planner
-from coresift.server.session.coreset_runs import Runner
+from coresift.server.session.coreset_room import Room
+from coresift.server.session.coreset_runner import Runner
 from coresift.server.session.labeling import Labeling
 from coresift.server.session.lifecycle import Lifecycle
 from coresift.server.session.materials import Loader
@@ -152,8 +153,8 @@ async def _services(
     signals = Signals(pools, store, artifacts, workers)
     sessions = LiveSessions(pools, loader, store, workers, metrics)
     inputs = Inputs(pools, sessions, store, artifacts, job_workers)
-    runner = Runner(inputs, store, artifacts, job_workers, metrics, JOBS_AT_ONCE)
-    planner = Planner(pools, sessions, signals, workers)
+    runner = Runner(inputs, store, artifacts, job_workers, metrics, Room(JOBS_AT_ONCE))
+    planner = Planner(pools, sessions, signals, artifacts, workers)
     return Services(
         pools=pools,
         sessions=sessions,

@@ -40,7 +40,6 @@ CASES: Mapping[str, Case] = {
     "k_center": Case(CoresetMethod("k_center")),
     "k_center, balanced": Case(CoresetMethod("k_center"), None, True, "balanced"),
     "facility_location": Case(CoresetMethod("facility_location")),
-    "facility_location, graph": Case(CoresetMethod("facility_location", graph="neighbours")),
     "facility_location, balanced": Case(CoresetMethod("facility_location"), None, True, "balanced"),
     "herding": Case(CoresetMethod("herding")),
     "herding, balanced": Case(CoresetMethod("herding"), None, True, "balanced"),

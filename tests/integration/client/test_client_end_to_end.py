@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -292,6 +293,7 @@ def test_targeted_coresets(client: Client, data: Dataset) -> None:
     place = {item_id: n for n, item_id in enumerate(data.item_ids)}
     chosen = data.labels[[place[item_id] for item_id in result.item_ids]]
     assert len(set(result.item_ids)) == 20
+    assert not set(result.item_ids) & {*query.item_ids, data.item_ids[0], data.item_ids[1]}
     assert chosen.mean() > 2 * data.labels.mean()
     # The threshold decides how many are left.
     alike = client.score_coreset(CoresetMethod("semdedup", threshold=0.6), pool=POOL)
@@ -411,10 +413,11 @@ def test_the_command_line(target: str, data: Dataset, tmp_path: Path) -> None:
     start = tmp_path / "start.txt"
     start.write_text(f"{data.item_ids[0]}\n")
     shown = invoke(
-        *("coreset", "k_center", "6", "--session", "cli", "--out", str(out), "--buckets", "3"),
-        *("--start", str(start), "--start-from-labels", "--predicted-classes"),
-        *("--per-class", "proportional", *server),
+        *("coreset", "k_center", "6", "--session", "cli", "--out", str(out)),
+        *("--start-items", str(start), "--start-from-labels", "--predicted-classes"),
+        *("--class-budgets", "proportional", "--pacing-buckets", "3", *server),
     )
+    assert "6 of 400 items by k_center: about" in shown
     assert "classes are those that the session's head predicts" in " ".join(shown.split())
     assert "items by class" in shown
     assert pq.read_table(out)["bucket"].to_pylist() == [0, 0, 1, 1, 2, 2]
@@ -427,6 +430,29 @@ def test_the_command_line(target: str, data: Dataset, tmp_path: Path) -> None:
     assert found["plan"]["sampler"] == {"name": "top", "params": {"first": "easiest"}}
     assert pq.read_table(out).column_names == ["item_id", "rank", "score"]
     assert "is deleted" in invoke("session", "delete", "cli", *server)
+
+
+def test_signals_of_the_command_line(target: str, data: Dataset, tmp_path: Path) -> None:
+    server = ("--server", target)
+    trained(data, 0).save(tmp_path / "run.parquet")
+    shown = invoke("signals", "put", POOL, "cli-run", str(tmp_path / "run.parquet"), *server)
+    assert shown == (
+        "cli-run: forgetting, el2n, aum, entropy, margin, confidence (number) of 400 items\n"
+    )
+    items = pa.table({"id": list(data.item_ids), "class": data.labels, "text": ["x"] * 400})
+    pq.write_table(items, tmp_path / "items.parquet")
+    words = ("signals", "put", POOL, "cli-class", str(tmp_path / "items.parquet"))
+    words += ("--kind", "class", "--id-column", "id", "--columns", "class", "--json")
+    assert json.loads(invoke(*words, *server))["kind"] == "class"
+    listed = json.loads(invoke("signals", "list", POOL, "--json", *server))
+    assert [signal["name"] for signal in listed] == ["cli-class", "cli-run"]
+    out = tmp_path / "core.parquet"
+    words = ("coreset", "aum", "20", "--pool", POOL, "-p", "signal=cli-run", "--out", str(out))
+    words += ("--class-signal", "cli-class", "--class-budgets", "0=5,1=15")
+    assert "1: 15, 0: 5" in invoke(*words, *server)
+    for name in ("cli-class", "cli-run"):
+        assert invoke("signals", "delete", POOL, name, *server) == f"{name} is deleted.\n"
+    assert "created" in invoke("signals", "list", POOL, *server)
 
 
 def test_simulation_of_shipped_picks(clinc150: Path, tmp_path: Path) -> None:

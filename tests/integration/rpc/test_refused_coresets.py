@@ -95,8 +95,8 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
 ]
 
 
-def assert_refused(stub: SelectionServiceStub, given: dict[str, Any], *expected: str) -> None:
-    """In these words, and there is no job."""
+def assert_refused(stub: SelectionServiceStub, given: dict[str, Any], *expected: str) -> str:
+    """For this reason, and there is no job; returns the words."""
     fields: dict[str, Any] = {"request_id": new_id(), "method": "random", "budget": 3} | given
     if not {"pool", "session_id"} & fields.keys():
         fields["pool"] = "things"
@@ -106,6 +106,7 @@ def assert_refused(stub: SelectionServiceStub, given: dict[str, Any], *expected:
     assert len(refusal.message) > 10
     order = pb.CancelCoresetRequest(request_id=new_id(), job_id=request.request_id)
     assert refusal_of(lambda: stub.CancelCoreset(order)).reason == "JOB_NOT_FOUND"
+    return str(refusal.message)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +140,54 @@ def test_a_signal_that_holds_no_classes(world: World) -> None:
     assert_refused(world.stub, given, "INVALID_SIGNAL", "class_signal")
     delete = pb.DeleteSignalsRequest(request_id=new_id(), pool="growing", name="no-classes")
     world.stub.DeleteSignals(delete)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "field", "words"),
+    [
+        (counts(c0=2, c1=1), "class_budgets.counts[1]", "class 1 has 0 items"),
+        (counts(c0=2, c9=1), "class_budgets.counts[9]", "class 9 has 0 items"),
+        (counts(c0=4), "class_budgets.counts", "add up to 4, the budget is 3"),
+    ],
+)
+def test_what_the_classes_of_a_signal_cannot_give(
+    world: World, budgets: pb.ClassBudgets, field: str, words: str
+) -> None:
+    """Known from the signal before there is a job; start items are not there to choose."""
+    items = len(world.pools.grown.item_ids)
+    kinds = np.where(np.arange(items) < 2, 1, 0).astype("<i4")
+    world.put(
+        [world.chunk(values=kinds)], name="kinds", kind=pb.SIGNAL_KIND_CLASS, columns=["kind"]
+    )()
+    given = {"pool": "growing", "class_signal": "kinds", "class_budgets": budgets}
+    start = {"method": "k_center", "start_item_ids": ["item-0", "item-1"]}
+    assert words in assert_refused(world.stub, given | start, FIELD, field)
+    delete = pb.DeleteSignalsRequest(request_id=new_id(), pool="growing", name="kinds")
+    world.stub.DeleteSignals(delete)
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "words"),
+    [
+        (
+            {"method": "max_entropy"},
+            "session_id",
+            "give a session instead of a pool, or source signal or proxy",
+        ),
+        ({"predicted_classes": True}, "session_id", "or a class_signal"),
+        (
+            {"method": "k_center", "start_from_labels": True},
+            "session_id",
+            "give a session instead of a pool, or start_item_ids",
+        ),
+        ({"method": "k_center", "sampler": "ccs"}, "sampler", "without a sampler"),
+        ({"class_budgets": BALANCED}, "class_signal", "predicted_classes of a session will do"),
+    ],
+)
+def test_a_refusal_names_the_way_out(
+    stub: SelectionServiceStub, given: dict[str, Any], field: str, words: str
+) -> None:
+    assert words in assert_refused(stub, given, FIELD, field)
 
 
 @pytest.mark.parametrize(

@@ -545,6 +545,11 @@ async def test_documents_are_written_by_compare_and_set(store: RedisStore) -> No
     assert await store.get_document(space, "b") is None
     too_large = put(space, "c", b"x" * (1 << 21), replaces=None, ttl_ms=None)
     assert await refused(too_large) is Reason.TOO_LARGE
+    assert not await store.delete_document(space, "a", only=b"1")
+    assert await store.get_document(space, "a") == b"2"
+    assert await store.delete_document(space, "a", only=b"2")
+    assert not await store.delete_document(space, "a", only=b"2")
+    assert await put(space, "a", b"2", replaces=None, ttl_ms=None) is None
     assert await store.delete_document(space, "a")
     assert not await store.delete_document(space, "a")
     assert await store.list_documents(space, "", 10) == []

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from coresift.client import (
@@ -21,12 +24,14 @@ from coresift.client import (
     Seals,
     Strategy,
     Task,
+    TrainingDynamics,
 )
 from coresift.client.calls.coreset_messages import coreset_of, plan_of
 from coresift.client.calls.progress import progress_of
 from coresift.client.calls.session import session_of
 from coresift.client.commands.coreset_text import (
     parse_class_budgets,
+    plan_line,
     read_item_ids,
     read_targets,
     result_facts,
@@ -40,6 +45,7 @@ from coresift.client.commands.parse import (
     read_labels,
 )
 from coresift.client.commands.shared import Failure, plain
+from coresift.client.commands.signal_files import read_columns
 from coresift.v1 import selection_pb2 as pb
 
 
@@ -51,7 +57,8 @@ def coresift(*words: str) -> subprocess.CompletedProcess[str]:
 def test_version_and_help() -> None:
     assert coresift("--version").stdout.startswith("coresift 0.")
     done = coresift("--help")
-    for family in ("session", "next", "label", "consensus", "search", "coreset", "simulate"):
+    families = "session next label consensus search coreset signals simulate"
+    for family in families.split():
         assert family in done.stdout
 
 
@@ -75,6 +82,7 @@ def test_no_server_is_said_without_a_traceback() -> None:
         (("search", "p"), "either an item id or --vector"),
         (("coreset", "random", "5", "--out", "x.parquet"), "either --pool or --session"),
         (("coreset", "random", "5", "--out", "x.csv", "--pool", "p"), "a .parquet file"),
+        (("coreset", "random", "5", "--out", "no/x.parquet", "--pool", "p"), "no folder no"),
         (
             ("coreset", "aum", "5", "--out", "x.parquet", "--pool", "p", "-p", "signal"),
             "--param must be NAME=VALUE",
@@ -84,9 +92,12 @@ def test_no_server_is_said_without_a_traceback() -> None:
             "--sampler-param needs --sampler",
         ),
         (
-            ("coreset", "aum", "5", "--out", "x.parquet", "--pool", "p", "--per-class", "even"),
-            "--per-class must be balanced",
+            ("coreset", "aum", "5", "--out", "x.parquet", "--pool", "p", "--class-budgets", "even"),
+            "--class-budgets must be balanced",
         ),
+        (("signals", "put", "p", "loss", "nowhere.parquet"), "does not exist"),
+        (("signals", "put", "p", "loss", __file__, "--kind", "text"), "--kind must be number"),
+        (("signals", "put", "p", "loss", __file__), "as Parquet"),
         (("simulate", "nowhere"), "does not exist"),
         (("simulate", "nowhere", "--methods", "BALD-All"), "unknown method 'BALD-All'"),
     ],
@@ -240,7 +251,7 @@ def test_parse_class_budgets() -> None:
     assert parse_class_budgets("proportional") == "proportional"
     assert parse_class_budgets("3=100, 4=50") == {3: 100, 4: 50}
     for text in ("", "even", "3", "3=", "=3", "a=3", "3=-1", "3=1,"):
-        with pytest.raises(Failure, match="--per-class must be"):
+        with pytest.raises(Failure, match="--class-budgets must be"):
             parse_class_budgets(text)
     with pytest.raises(Failure, match="class 3 twice"):
         parse_class_budgets("3=1,3=2")
@@ -265,6 +276,65 @@ def test_read_items_and_targets(tmp_path: Path) -> None:
     for name in ("bad.npy", "bad.txt", "empty.npy", "archive.npy"):
         with pytest.raises(Failure, match="cannot read"):
             read_targets(tmp_path / name)
+
+
+def test_read_columns(tmp_path: Path) -> None:
+    file = tmp_path / "items.parquet"
+    columns = {"item_id": ["b", "é"], "loss": [0.5, math.inf], "class": [1, 0], "text": ["x", "y"]}
+    pq.write_table(pa.table(columns | {"gap": [1, None]}), file)
+    found = read_columns(file, "item_id", ["class", "loss"])
+    assert (list(found.item_ids), found.names) == (["b", "é"], ("class", "loss"))
+    assert found.values.tolist() == [[1, 0.5], [0, math.inf]]
+    assert list(read_columns(file, "text", ["loss"]).item_ids) == ["x", "y"]
+    for id_column, names, message in (
+        ("id", [], "has no column 'id'; its columns are item_id, loss"),
+        ("item_id", ["los"], "has no column 'los'"),
+        ("item_id", [], "column 'text' .* holds string, not numbers"),
+        ("item_id", ["gap"], "column 'gap' .* lacks 1 of 2 values"),
+        ("class", ["loss"], "column 'class' .* holds int64, not item ids as text"),
+    ):
+        with pytest.raises(Failure, match=message):
+            read_columns(file, id_column, names)
+    pq.write_table(pa.table({"item_id": ["a"]}), file)
+    with pytest.raises(Failure, match="no column besides 'item_id'"):
+        read_columns(file, "item_id", [])
+    file.write_text("item_id,loss\n")
+    with pytest.raises(Failure, match=r"cannot read .* as Parquet"):
+        read_columns(file, "item_id", [])
+
+
+def test_read_columns_of_a_recording(tmp_path: Path) -> None:
+    dynamics = TrainingDynamics(["a", "b"])
+    dynamics.record([0, 1], [[0, 1], [1, 0]], [1, 1])
+    dynamics.save(tmp_path / "run.parquet")
+    found = read_columns(tmp_path / "run.parquet", "item_id", [])
+    assert list(found.item_ids) == ["a", "b"]
+    assert found.names == tuple(dynamics.columns())
+    assert found.values.T.tolist() == [list(scores) for scores in dynamics.columns().values()]
+    dynamics = TrainingDynamics(["a", "b"])
+    dynamics.record([0], [[0, 1]], [1])
+    dynamics.save(tmp_path / "run.parquet")
+    with pytest.raises(Failure, match="is NaN for 1 of 2 items: items that were never recorded"):
+        read_columns(tmp_path / "run.parquet", "item_id", [])
+
+
+def test_files_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(Failure, match=r"pip install 'coresift\[simulate\]'"):
+        read_columns(tmp_path / "items.parquet", "item_id", [])
+
+
+def test_the_line_of_a_plan() -> None:
+    plan = pb.CoresetPlan(method="aum", pool_items=90, budget=30, notes=["one", "two"])
+    plan.expected_time.FromMilliseconds(1234)
+    plan.expected_bytes = 2_500_000
+    assert plan_line(plan_of(plan)) == (
+        "30 of 90 items by aum: about 1.2 s and 2.5 MB at the server; one; two"
+    )
+    plan = pb.CoresetPlan(method="semdedup", pool_items=90, expected_bytes=999)
+    assert plan_line(plan_of(plan)) == (
+        "as many as the method decides of 90 items by semdedup: about 0 s and 999 B at the server"
+    )
 
 
 def test_facts_of_a_coreset() -> None:

@@ -18,7 +18,7 @@ from tests.unit.client.driver import Driver
 
 from coresift.client import TrainingDynamics
 from coresift.client.calls import signals
-from coresift.client.dynamics import COLUMNS
+from coresift.client.dynamics_scores import COLUMNS
 from coresift.v1 import selection_pb2 as pb
 
 IDS = ["a", "b", "c", "d", "e"]

@@ -264,6 +264,14 @@ def test_a_coreset_attaches_again_and_starts_its_result_over() -> None:
     assert len({send.request.request_id for send in driver.sent}) == 1  # type: ignore[union-attr]
 
 
+def test_a_job_that_no_replica_can_run_is_given_up() -> None:
+    plan = coreset_stream(["a"])[:1]
+    driver = Driver(lambda _name, _request: iter([*plan, unavailable()]))  # type: ignore[arg-type,return-value,list-item]
+    with pytest.raises(Unavailable):
+        driver.run(coreset.score_coreset("random", 1, pool="p"))
+    assert 1 < len(driver.sent) < 20
+
+
 def coreset_request(*args: Any, **kwargs: Any) -> Any:
     driver = Driver(lambda _name, _request: iter(coreset_stream(["a"])))
     driver.run(coreset.score_coreset(*args, **kwargs))
@@ -328,6 +336,8 @@ def test_a_coreset_request_with_little() -> None:
         ({"pool": "p", "class_budgets": "even"}, ValueError, "class_budgets must be 'balanced'"),
         ({"pool": "p", "query": "a"}, TypeError, "Targets or a sequence of item ids"),
         ({"pool": "p", "avoid": Targets(vectors=[])}, ValueError, "vectors must be a non-empty"),
+        ({"pool": "p", "query": Targets("item-1")}, TypeError, "item_ids must be several ids"),
+        ({"pool": "p", "start_item_ids": "item-1"}, TypeError, "start_item_ids must be several"),
     ],
 )
 def test_coreset_requests_that_contradict_themselves(
@@ -376,6 +386,23 @@ def test_signals_must_fit_their_ids() -> None:
         Driver(add_all).run(signals.put_signals("p", "n", ["a", "b"], np.zeros(3)))
 
 
+@pytest.mark.parametrize("wrong", [0.5, -1, np.nan, np.inf, 2**31, "cat"])
+def test_classes_are_whole_numbers(wrong: float | str) -> None:
+    values: Any = [0, wrong]
+    put = signals.put_signals("p", "n", ["a", "b"], values, kind="class")
+    with pytest.raises(ValueError, match="classes must be whole numbers"):
+        Driver(add_all).run(put)
+
+
+def test_whole_numbers_of_any_type_are_classes() -> None:
+    driver = Driver(lambda _name, _request: pb.PutSignalsResponse())
+    for values in ([2, 0], np.array([2.0, 0.0]), np.array([2, 0], np.uint8)):
+        driver.run(signals.put_signals("p", "n", ["a", "b"], values, kind="class"))
+    for send in driver.sent:
+        _, message = list(send.request)  # type: ignore[call-overload]
+        assert np.frombuffer(message.chunk.values, "<i4").tolist() == [2, 0]
+
+
 def test_update_masks_what_is_given() -> None:
     driver = Driver(failing([], pb.UpdateSessionResponse()))
     driver.run(configure.update_session("s", strategy="margin", label_budget=None))
@@ -395,3 +422,10 @@ def test_pages_are_followed() -> None:
     driver = Driver(answer)
     driver.run(session.list_sessions())
     assert [found.session_id for found in driver.emitted] == ["s0", "s1", "s2"]
+
+
+def test_numbers_that_a_float32_cannot_hold_are_refused() -> None:
+    with pytest.raises(ValueError, match="too large for a float32"):
+        Driver(lambda _name, _request: iter([])).run(signals.put_signals("p", "s", ["a"], [1e39]))
+    with pytest.raises(TypeError, match="expected several strings"):
+        Driver(lambda _name, _request: iter([])).run(signals.put_signals("p", "s", "ab", [1, 2]))

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.message import Message
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.client.driver import Driver
 
@@ -240,6 +240,7 @@ logs = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(logs, st.integers(0, 40))
 def test_calls_are_whole_entries_in_order(
     entries: list[tuple[str, set[str], int]], shorter: int

@@ -9,12 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coresift.server.coreset.class_budgets import (
-    ClassBudgets,
-    by_turns,
-    even_shares,
-    proportional_shares,
-)
+from coresift.server.coreset.class_budgets import ClassBudgets
+from coresift.server.coreset.shares import by_turns, even_shares, proportional_shares
 from coresift.server.errors import CoresiftError
 
 

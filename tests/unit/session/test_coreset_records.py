@@ -8,14 +8,15 @@ import msgpack
 import pytest
 
 from coresift.server.errors import CoresiftError, Reason
-from coresift.server.session.coreset_orders import JobSpec, Pinned
 from coresift.server.session.coreset_records import (
     FORMAT,
+    Failure,
     Heartbeat,
     JobRecord,
     Progress,
     Summary,
 )
+from coresift.server.session.coreset_requests import JobSpec, Pinned
 from coresift.server.state.store import Request
 
 SPEC = JobSpec(
@@ -39,6 +40,7 @@ SPEC = JobSpec(
     expected_s=1.5,
     expected_bytes=10**12,
 )
+FAILURE = Failure("INVALID_FIELD", "class_budgets ask for 3", "class_budgets", {"limit": "2"})
 SUMMARY = Summary(
     count=2,
     objective=-0.5,
@@ -59,6 +61,7 @@ SUMMARY = Summary(
         JobRecord(SPEC, "running"),
         JobRecord(SPEC, "cancelled"),
         JobRecord(SPEC, "finished", SUMMARY),
+        JobRecord(SPEC, "failed", failure=FAILURE),
     ],
     ids=lambda record: record.status,
 )
@@ -101,7 +104,17 @@ def test_who_may_attach() -> None:
         ("running", other, Reason.REQUEST_ID_REUSED),
         ("cancelled", other, Reason.REQUEST_ID_REUSED),
         ("cancelled", mine, Reason.JOB_CANCELLED),
+        ("failed", other, Reason.REQUEST_ID_REUSED),
+        ("failed", mine, Reason.INVALID_FIELD),
     ):
         with pytest.raises(CoresiftError) as caught:
-            JobRecord(SPEC, status).check(request)
+            JobRecord(SPEC, status, failure=FAILURE if status == "failed" else None).check(request)
         assert caught.value.reason is reason
+
+
+def test_a_failure_is_the_error_again() -> None:
+    error = CoresiftError(Reason.ITEM_NOT_FOUND, "no item", field="query", item_id="x")
+    again = Failure.of(error).error()
+    assert (again.reason, again.message) == (error.reason, error.message)
+    assert (again.field, again.metadata) == (error.field, error.metadata)
+    assert again.retry_after_s is None

@@ -60,7 +60,7 @@ def score_coreset(
         method: a name, or a `CoresetMethod` with parameters. By geometry: "k_center",
             "facility_location", "query", "herding", "k_means_medoids", "semdedup", "moderate". By
             a score of each item: "max_entropy", "margin", "least_confidence", "forgetting",
-            "el2n", "grand", "aum". And "random". What each does, needs and takes:
+            "el2n", "grand", "aum". And "random". What each does, needs and takes stands in
             coreset/METHODS.md of the server.
         budget: items to select; None where the method's parameters decide ("semdedup" with a
             threshold).
@@ -91,6 +91,8 @@ def score_coreset(
     if class_signal is not None and predicted_classes:
         raise ValueError("give at most one of class_signal, predicted_classes")
     method = CoresetMethod(method) if isinstance(method, str) else method
+    if isinstance(start_item_ids, str):
+        raise TypeError(f"start_item_ids must be several ids, got one: {start_item_ids!r}")
     request = pb.ScoreCoresetRequest(
         request_id=request_id or new_request_id(),
         method=method.name,
@@ -137,7 +139,8 @@ def _attach(
         try:
             opened = yield Open(SCORE.name, request, metadata(request.session_id))
             while (message := (yield Receive(opened))) is not None:
-                retry.reset()
+                if message.WhichOneof("part") != "plan":  # which says nothing of the work
+                    retry.reset()
                 parts.take(message)
         except CoresiftError as error:
             yield retry.pause(error)

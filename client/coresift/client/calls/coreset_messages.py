@@ -45,6 +45,8 @@ def targets_message(targets: Targets | Iterable[str]) -> pb.Targets:
         raise TypeError(f"targets must be Targets or a sequence of item ids, got {targets!r}")
     if not isinstance(targets, Targets):
         targets = Targets(tuple(targets))
+    if isinstance(targets.item_ids, str):
+        raise TypeError(f"item_ids must be several ids, got one: {targets.item_ids!r}")
     message = pb.Targets(item_ids=targets.item_ids)
     if targets.vectors is not None:
         message.vectors.CopyFrom(vectors(matrix(targets.vectors)))

@@ -47,7 +47,7 @@ class CoresetPlan:
     method: CoresetMethod
     """With every parameter."""
     sampler: Sampler | None
-    """With every parameter; None: the method scores no items."""
+    """With every parameter; None: the method chooses items by each other."""
     pool_items: int
     budget: int | None
     """None: the method's parameters decide."""
@@ -62,7 +62,7 @@ class CoresetProgress:
     """Where a job is."""
 
     phase: str
-    """"prepare", "queued", "train", "score", "graph", "select", "weigh", "measure" or "store"."""
+    """"queued", "prepare", "train", "score", "graph", "select", "weigh", "measure" or "store"."""
     share: float
     """Of the phase that is done, 0..1."""
     objective: float | None

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -98,10 +99,15 @@ def put_signals(
 
     Raises:
         InvalidInput: INVALID_SIGNAL. AlreadyExists: SIGNAL_EXISTS. NotFound: POOL_NOT_FOUND.
+        ValueError: a shape that does not fit, classes that are not whole numbers, numbers beyond
+            float32.
     """
     kind_number = number(pb.SignalKind, SignalKind, kind)
-    dtype = "<i4" if kind == SignalKind.CLASS else "<f4"
-    numbers = np.ascontiguousarray(values, dtype=dtype)
+    numbers: npt.NDArray[Any]
+    if kind == SignalKind.CLASS:
+        numbers = _class_numbers(values)
+    else:
+        numbers = _float_numbers(values)
     numbers = numbers[:, None] if numbers.ndim == 1 else numbers
     ids = StringColumn.of(item_ids)
     if numbers.ndim != 2 or len(numbers) != len(ids):
@@ -122,6 +128,27 @@ def put_signals(
         count=len(ids),
     )
     return _signal((yield from upload(PUT, Upload(header, ids, numbers))).signal)
+
+
+def _float_numbers(values: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    given = np.asarray(values)
+    with np.errstate(over="ignore"):
+        numbers = np.ascontiguousarray(given, dtype="<f4")
+    lost = np.isinf(numbers) & np.isfinite(given)
+    if lost.any():
+        raise ValueError(f"{given[lost].flat[0]!r} is too large for a float32")
+    return numbers
+
+
+def _class_numbers(values: npt.ArrayLike) -> npt.NDArray[np.int32]:
+    """Class numbers as int32: a plain conversion would cut 0.5 to 0 and wrap what is too large."""
+    given = np.asarray(values)
+    if given.dtype.kind not in "fiub":
+        raise ValueError(f"classes must be whole numbers, got dtype {given.dtype}")
+    wrong = ~((given >= 0) & (given <= np.iinfo(np.int32).max) & (given == np.floor(given)))
+    if wrong.any():
+        raise ValueError(f"classes must be whole numbers from 0, got {given[wrong].flat[0]}")
+    return np.ascontiguousarray(given, dtype="<i4")
 
 
 def list_signals(pool: str, page_size: int = 0) -> Iteration[Signal]:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from coresift.client.calls.coreset_values import Coreset, CoresetMethod, CoresetProgress, Sampler
 from coresift.client.commands.coreset_text import (
     parse_class_budgets,
+    plan_line,
     read_item_ids,
     read_targets,
     result_facts,
@@ -39,8 +40,9 @@ def coreset(
     method: Annotated[
         str,
         typer.Argument(
-            help="random; k_center, facility_location, query, herding, k_means_medoids, semdedup, "
-            "moderate; max_entropy, margin, least_confidence, forgetting, el2n, grand, aum."
+            help="By geometry: k_center, facility_location, query, herding, k_means_medoids, "
+            "semdedup, moderate. By scores: max_entropy, margin, least_confidence, forgetting, "
+            "el2n, grand, aum. And random. What each does and takes: METHODS.md of the server."
         ),
     ],
     budget: Annotated[
@@ -66,20 +68,24 @@ def coreset(
         list[str] | None,
         typer.Option("--sampler-param", metavar="NAME=VALUE", help="Of the sampler; repeat."),
     ] = None,
-    classes: Annotated[
-        str | None, typer.Option(metavar="SIGNAL", help="Uploaded classes of the pool's items.")
+    class_signal: Annotated[
+        str | None,
+        typer.Option(metavar="SIGNAL", help="Uploaded classes of the pool's items (signals put)."),
     ] = None,
     predicted_classes: Annotated[
-        bool, typer.Option("--predicted-classes", help="The classes that the head predicts.")
+        bool,
+        typer.Option(
+            "--predicted-classes", help="Or the classes that the session's head predicts."
+        ),
     ] = False,
-    per_class: Annotated[
+    class_budgets: Annotated[
         str | None,
         typer.Option(
             metavar="RULE",
             help="Budgets by class: balanced, proportional, or CLASS=ITEMS,... by number.",
         ),
     ] = None,
-    start: Annotated[
+    start_items: Annotated[
         Path | None,
         typer.Option(help="k_center: file of item ids covered already, one a line.", exists=True),
     ] = None,
@@ -93,7 +99,7 @@ def coreset(
     avoid: Annotated[
         Path | None, typer.Option(help="query: less like these, likewise.", exists=True)
     ] = None,
-    buckets: Annotated[
+    pacing_buckets: Annotated[
         int, typer.Option(min=0, help="Number so many equal parts of the order, for curricula.")
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Fixes random choices.")] = 0,
@@ -107,14 +113,16 @@ def coreset(
         raise wrong(f"BUDGET must be at least 1, got {budget}")
     if out.suffix != ".parquet":
         raise wrong(f"--out must name a .parquet file, got {out}")
+    if not out.parent.is_dir():  # found out now, and not when the job is done
+        raise wrong(f"--out: there is no folder {out.parent}")
     if sampler_params and sampler is None:
         raise wrong("--sampler-param needs --sampler")
     chosen = CoresetMethod(method, **parse_params("--param", params or ()))
     taken = None
     if sampler is not None:
         taken = Sampler(sampler, **parse_params("--sampler-param", sampler_params or ()))
-    budgets = None if per_class is None else parse_class_budgets(per_class)
-    start_ids = [] if start is None else read_item_ids(start)
+    budgets = None if class_budgets is None else parse_class_budgets(class_budgets)
+    start_ids = [] if start_items is None else read_item_ids(start_items)
     more, less = read_targets(query), read_targets(avoid)
     try:
         import_pyarrow()
@@ -130,9 +138,13 @@ def coreset(
         connected(server) as client,
         Progress(*columns, console=Console(stderr=True), disable=as_json) as bar,
     ):
-        task = bar.add_task("starting", total=1.0)
 
         def show(progress: CoresetProgress) -> None:
+            if not bar.tasks:
+                plan = plan_line(progress.plan)
+                bar.console.print(plan, soft_wrap=True, highlight=False, markup=False)
+                bar.add_task("starting", total=1.0)
+            [task] = bar.task_ids
             bar.update(task, description=progress.phase, completed=progress.share)
 
         result = client.score_coreset(
@@ -141,18 +153,19 @@ def coreset(
             pool=pool,
             session=session,
             sampler=taken,
-            class_signal=classes,
+            class_signal=class_signal,
             predicted_classes=predicted_classes,
             class_budgets=budgets,
             start_item_ids=start_ids,
             start_from_labels=start_from_labels,
             query=more,
             avoid=less,
-            pacing_buckets=buckets,
+            pacing_buckets=pacing_buckets,
             seed=seed,
-            on_progress=show,
+            on_progress=None if as_json else show,
         )
-        bar.update(task, description="done", completed=1.0)
+        for task in bar.task_ids:
+            bar.update(task, description="done", completed=1.0)
     write_parquet(result, out)
     if as_json:
         print_json({"out": str(out), "plan": result.plan, "summary": result.summary})

@@ -47,30 +47,32 @@ def parse_class_budgets(text: str) -> ClassBudgets:
         number, equals, count = (word.strip() for word in part.partition("="))
         if not (equals and number.isdecimal() and count.isdecimal()):
             raise wrong(
-                "--per-class must be balanced, proportional or CLASS=ITEMS,... with class numbers, "
-                f"got {text!r}"
+                "--class-budgets must be balanced, proportional or CLASS=ITEMS,... with class "
+                f"numbers, got {text!r}"
             )
         if int(number) in counts:
-            raise wrong(f"--per-class names class {number} twice")
+            raise wrong(f"--class-budgets names class {number} twice")
         counts[int(number)] = int(count)
     return counts
 
 
-def plan_facts(plan: CoresetPlan) -> dict[str, object]:
-    """What a job was settled to be."""
-    facts: dict[str, object] = {"method": plan.method}
-    if plan.sampler is not None:
-        facts["sampler"] = plan.sampler
-    if plan.notes:
-        facts["notes"] = "; ".join(plan.notes)
-    return facts
+def plan_line(plan: CoresetPlan) -> str:
+    """What a job is going to take, before it has."""
+    size = "as many as the method decides" if plan.budget is None else str(plan.budget)
+    spent = f"about {plan.expected_time.total_seconds():.2g} s and {_bytes(plan.expected_bytes)}"
+    of = f"{size} of {plan.pool_items} items by {plan.method.name}"
+    return "; ".join([f"{of}: {spent} at the server", *plan.notes])
 
 
 def result_facts(result: Coreset) -> dict[str, object]:
     """What a core-set is; what was not measured is left out."""
     plan, summary = result.plan, result.summary
     facts: dict[str, object] = {"core-set": f"{summary.count} of {plan.pool_items} items"}
-    facts |= plan_facts(plan)
+    facts["method"] = plan.method
+    if plan.sampler is not None:
+        facts["sampler"] = plan.sampler
+    if plan.notes:
+        facts["notes"] = "; ".join(plan.notes)
     if summary.covering_radius is not None:
         facts["covering radius"] = f"{summary.covering_radius:.4f}"
     if summary.mean_max_similarity is not None:
@@ -83,8 +85,18 @@ def result_facts(result: Coreset) -> dict[str, object]:
     if summary.class_counts:
         facts["items by class"] = _counts(summary.class_counts)
     facts |= {name.replace("_", " "): f"{value:.6g}" for name, value in summary.details.items()}
-    times = (f"{phase} {spent.total_seconds():.2f} s" for phase, spent in summary.durations.items())
+    longest = sorted(summary.durations.items(), key=lambda pair: -pair[1])
+    times = (f"{phase} {spent.total_seconds():.2f} s" for phase, spent in longest)
     return facts | {"time": ", ".join(times)}
+
+
+def _bytes(count: float) -> str:
+    """In the largest unit of which there is one."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
 
 
 def _counts(counts: Mapping[int, int]) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from coresift.server.arrays import Float64s, Int64s
-from coresift.server.coreset.class_budgets import by_turns, even_shares
-from coresift.server.coreset.problem import Cost, Needs, Problem, Setting
-from coresift.server.coreset.top import finite, first_of
+from coresift.server.coreset.problem import Cost, Problem, Setting
+from coresift.server.coreset.ranking import finite, first_of
+from coresift.server.coreset.shares import by_turns, even_shares
 from coresift.server.selection.parameters import parameter
 from coresift.server.selection.priority import priorities
 
@@ -35,20 +35,18 @@ class Ccs:
     beta: float = parameter(0.1, "share of the items, the hardest, that is cut", low=0.0, high=0.9)
     strata: int = parameter(50, "ranges of difficulty", low=1, high=10_000)
 
-    def needs(self) -> Needs:
-        return Needs()
-
-    def objection(self, setting: Setting) -> str | None:
-        cut = self._cut(setting.n)
-        if setting.budget > setting.n - cut:
-            return (
-                f"cuts the hardest {cut:,} of {setting.n:,} items (beta {self.beta:g}) "
-                f"and cannot give {setting.budget:,}"
+    def objection(self, setting: Setting) -> tuple[str, str] | None:
+        n, budget, cut = setting.n, setting.budget, self._cut(setting.n)
+        if budget > n - cut:
+            most = math.floor((n - budget) / n * 1e4) / 1e4
+            return "sampler_params.beta", (
+                f"of {self.beta:g} cuts the hardest {cut:,} of {n:,} items, which leaves fewer "
+                f"than the budget of {budget:,}: give at most {most:g}"
             )
         return None
 
     def cost(self, setting: Setting) -> Cost:
-        return Cost(held=64.0 * setting.n)
+        return Cost(held=96.0 * setting.n)
 
     def take(self, problem: Problem, difficulty: Float64s) -> Int64s:
         n, budget = len(difficulty), problem.size()

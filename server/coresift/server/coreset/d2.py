@@ -9,9 +9,9 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from coresift.server.arrays import Float64s, Int64s
-from coresift.server.coreset.graph import Graph, flops_of_graph, neighbour_graph
-from coresift.server.coreset.problem import Cost, Needs, Problem, Setting
-from coresift.server.coreset.top import finite, first_of
+from coresift.server.coreset.graph import Graph, flops_of_graph, held_by_graph, neighbour_graph
+from coresift.server.coreset.problem import Cost, Problem, Setting
+from coresift.server.coreset.ranking import finite, first_of
 from coresift.server.selection.parameters import parameter
 
 STEPS = 2_048
@@ -41,32 +41,37 @@ class D2:
     gamma_reverse: float = parameter(1.0, "how fast messages back fade", low=0.0, high=1e3)
     symmetric: bool = parameter(True, "messages go both ways along an edge")
 
-    def needs(self) -> Needs:
-        return Needs()
-
-    def objection(self, setting: Setting) -> str | None:
+    def objection(self, setting: Setting) -> tuple[str, str] | None:
         return None
 
     def cost(self, setting: Setting) -> Cost:
         # The graph, its edges and those turned round; a heap of Python's numbers.
-        held = setting.n * (56.0 * self.k + 200.0)
+        held = max(setting.n * (56.0 * self.k + 240.0), held_by_graph(setting, self.k))
         # A choice takes as long as a million operations of a product.
         return Cost(flops_of_graph(setting, self.k) + 1e6 * setting.budget, 2, held)
 
     def take(self, problem: Problem, difficulty: Float64s) -> Int64s:
-        nearness = _nearness(neighbour_graph(problem, self.k), self.symmetric)
+        nearness = _nearness(problem, neighbour_graph(problem, self.k), self.symmetric)
         scores = _scaled(finite(difficulty))
+        problem.items.check()
         scores += np.asarray(_edges(nearness, self.gamma_forward) @ scores)
+        problem.items.check()
         return _choose(problem, scores, _edges(nearness, self.gamma_reverse))
 
 
-def _nearness(graph: Graph, symmetric: bool) -> csr_array[np.float64]:
+def _nearness(problem: Problem, graph: Graph, symmetric: bool) -> csr_array[np.float64]:
     """exp(-d^2) of neighbours i, j: [n, n], never 0 where there is an edge."""
     n, k = graph.neighbours.shape
+    problem.items.check()
     values = np.exp(2 * np.minimum(graph.similarities.astype(np.float64), 1) - 2).ravel()
     starts = np.arange(0, n * k + 1, k) if k else np.zeros(n + 1, np.int64)
     nearness = csr_array((values, graph.neighbours.ravel(), starts), shape=(n, n))
-    return nearness.maximum(nearness.T.tocsr()) if symmetric else nearness
+    problem.items.check()
+    if not symmetric:
+        return nearness
+    turned = nearness.T.tocsr()
+    problem.items.check()
+    return nearness.maximum(turned)
 
 
 def _edges(nearness: csr_array[np.float64], gamma: float) -> csr_array[np.float64]:
@@ -87,8 +92,10 @@ def _choose(problem: Problem, scores: Float64s, back: csr_array[np.float64]) -> 
     that is not out of date is the largest of all.
     """
     budget = problem.size()
+    problem.items.check()
     heap = list(zip((-scores).tolist(), range(len(scores)), strict=True))
     heapify(heap)
+    problem.items.check()
     starts, neighbours, weights = back.indptr.tolist(), back.indices, back.data
     chosen: list[int] = []
     while len(chosen) < budget and heap[0][0] < 0:

@@ -8,8 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from coresift.server.coreset.coverings import AllPairs, OnGraph
-from coresift.server.coreset.graph import flops_of_graph, neighbour_graph
+from coresift.server.coreset.coverings import LISTS, AllPairs, OnGraph
+from coresift.server.coreset.graph import flops_of_graph, held_by_graph, neighbour_graph
+from coresift.server.coreset.items import SCAN_BYTES
 from coresift.server.coreset.lazy_greedy import gains_of, lazy_greedy, stochastic_greedy
 from coresift.server.coreset.problem import Cost, Needs, Problem, Selection, Setting
 from coresift.server.selection.parameters import parameter
@@ -55,7 +56,7 @@ class FacilityLocation:
     def needs(self) -> Needs:
         return Needs()
 
-    def objection(self, setting: Setting) -> str | None:
+    def objection(self, setting: Setting) -> tuple[str, str] | None:
         return None
 
     def cost(self, setting: Setting) -> Cost:
@@ -65,9 +66,11 @@ class FacilityLocation:
             if self.optimizer == "stochastic":
                 looks = n * math.log(1 / self.epsilon)
             # float64 runs at half speed.
-            return Cost(4.0 * n * d * looks, 1, 4.0 * n * d + 64.0 * n)
+            return Cost(4.0 * n * d * looks, 1, n * (8.0 * d + 80.0) + SCAN_BYTES)
         flops = flops_of_graph(setting, self.neighbours) + 2.0 * n * d * setting.budget
-        return Cost(flops, 2, n * (17.0 * self.neighbours + 96.0))
+        # The edges, and those turned round; of some lists also where each edge goes.
+        held = self.neighbours * (17.0 * n + 34.0 * min(n, LISTS)) + 96.0 * n
+        return Cost(flops, 2, max(held, held_by_graph(setting, self.neighbours)))
 
     def select(self, problem: Problem) -> Selection:
         n, budget = len(problem.items), problem.size()

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from coresift.server.arrays import Float32s, Float64s, Int64s, Rows
-from coresift.server.coreset.items import Items, Part, unit
+from coresift.server.coreset.items import SCAN_BYTES, Items, Part, unit
 from coresift.server.coreset.problem import Problem, Setting
 from coresift.server.pool.canonical import pair_similarities, product_error
-from coresift.server.pool.parallel import in_order
+from coresift.server.pool.parallel import CORES, in_order
 from coresift.server.pool.self_join import PROBES, lower_bounds, places_above, self_join
 
 Found = tuple[Int64s, Rows, Float32s | Float64s]
@@ -64,8 +64,8 @@ def neighbour_graph(problem: Problem, k: int) -> Graph:
         parts = _exact(items, width)
     else:
         graph = replace(graph, exact=False)
-        clusters, centroids = clusters_of(items), items.pool.centroids
-        parts = self_join(items.directions, clusters, centroids, width, stop=items.stop)
+        clusters, centres = clusters_of(items), unit(items.pool.centroids)
+        parts = self_join(items.directions, clusters, centres, width, stop=items.stop)
     done = 0
     for positions, neighbours, similarities in parts:
         graph.neighbours[positions] = neighbours
@@ -84,6 +84,14 @@ def flops_of_graph(setting: Setting, k: int) -> float:
         return 2.0 * n * n * d
     # Lists are about sqrt(n) long, and long ones have more members than short ones.
     return 4.0 * n * d * PROBES * math.sqrt(n)
+
+
+def held_by_graph(setting: Setting, k: int) -> float:
+    """Bytes that `neighbour_graph` holds, an estimate."""
+    n, d = setting.n, setting.dimension
+    if n <= EXACT_ITEMS:
+        return n * (8.0 * k + 16.0 * d + 8.0 * BLOCK * CORES)
+    return n * (8.0 * k + 24.0) + 2 * SCAN_BYTES
 
 
 def clusters_of(items: Items) -> Rows:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coresift.server.arrays import Bools, Float32s, Float64s, Int64s
-from coresift.server.coreset.items import Items, Part
+from coresift.server.coreset.items import SCAN_BYTES, Items, Part
 from coresift.server.coreset.problem import Cost, Needs, Problem, Selection, Setting
 from coresift.server.pool.canonical import matrix_products, product_error
 from coresift.server.pool.parallel import in_order
@@ -39,13 +39,13 @@ class Herding:
     def needs(self) -> Needs:
         return Needs()
 
-    def objection(self, setting: Setting) -> str | None:
+    def objection(self, setting: Setting) -> tuple[str, str] | None:
         return None
 
     def cost(self, setting: Setting) -> Cost:
         vectors = 4.0 * setting.n * setting.dimension
-        kept = min(vectors, KEPT_BYTES)  # of some rows, as budgets by class make them
-        return Cost(passes=1.0 + setting.budget, held=8.0 * setting.n + kept)
+        kept = 2 * min(vectors, KEPT_BYTES)  # of some rows, as budgets by class make them
+        return Cost(passes=1.0 + setting.budget, held=32.0 * setting.n + kept + SCAN_BYTES)
 
     def select(self, problem: Problem) -> Selection:
         items, budget = problem.items, problem.size()

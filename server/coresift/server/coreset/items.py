@@ -12,8 +12,8 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from coresift.server.arrays import Float32s, Int64s, Rows
-from coresift.server.pool.parallel import in_order
+from coresift.server.arrays import Float32s, Float64s, Int64s, Rows
+from coresift.server.pool.parallel import CORES, in_order
 from coresift.server.pool.pool import Pool
 from coresift.server.pool.rows import Block, Stop, check
 
@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 BLOCK_BYTES = 4 * 2**20
 """Of gathered vectors: the allocator keeps blocks of this size."""
+SCAN_BYTES = 2.0**24 * CORES
+"""What a scan holds of vectors and what is computed on them, for estimates."""
 
 
 class Part(Protocol):
@@ -129,5 +131,15 @@ def unit(vectors: Float32s, are_unit: bool = False) -> Float32s:
     """Vectors scaled to length 1, float32 [m, d]; a zero vector stays."""
     if are_unit:
         return vectors
-    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    return np.asarray(vectors / np.maximum(norms, np.finfo(np.float64).tiny)[:, None], np.float32)
+    return np.divide(vectors, divisors(vectors), out=np.empty_like(vectors), casting="same_kind")
+
+
+def divisors(vectors: Float32s) -> Float64s:
+    """What scales vectors to length 1, float64 [m, 1]: their lengths, and 1 for a zero vector."""
+    lengths = np.sqrt(squared_lengths(vectors))[:, None]
+    return np.where(lengths > 0, lengths, 1.0)
+
+
+def squared_lengths(vectors: Float32s) -> Float64s:
+    """Squared lengths of vectors, float64 [m], of rows of float32 without a copy of them all."""
+    return np.asarray(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))

@@ -29,12 +29,12 @@ class KCenter:
     def needs(self) -> Needs:
         return Needs(start=True)
 
-    def objection(self, setting: Setting) -> str | None:
+    def objection(self, setting: Setting) -> tuple[str, str] | None:
         return None
 
     def cost(self, setting: Setting) -> Cost:
-        """Every item meets every centre once; how many start items there are is not known."""
-        flops = 2.0 * setting.n * setting.dimension * setting.budget
+        """Every item meets every centre once."""
+        flops = 2.0 * setting.n * setting.dimension * (setting.budget + setting.start)
         return Cost(flops, passes=10, held=64.0 * setting.n + 2.0**26)
 
     def select(self, problem: Problem) -> Selection:

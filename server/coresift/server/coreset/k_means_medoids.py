@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from coresift.server.arrays import Float32s, Float64s, Int64s
-from coresift.server.coreset.groups import Tell, group_means, in_halves, squared_distances
+from coresift.server.coreset.centres import Tell, group_means, in_halves, squared_distances
 from coresift.server.coreset.items import Items, Part
 from coresift.server.coreset.problem import Cost, Needs, Problem, Selection, Setting
-from coresift.server.coreset.top import first_of
+from coresift.server.coreset.ranking import first_of
 from coresift.server.selection.parameters import parameter
 from coresift.server.selection.priority import priorities
 
@@ -43,7 +43,7 @@ class KMeansMedoids:
     def needs(self) -> Needs:
         return Needs()
 
-    def objection(self, setting: Setting) -> str | None:
+    def objection(self, setting: Setting) -> tuple[str, str] | None:
         return None
 
     def cost(self, setting: Setting) -> Cost:
@@ -64,6 +64,7 @@ class KMeansMedoids:
         first, second = in_halves(lambda share: problem.report("select", share, None))
         clusters = assigned(items, centroids, first)
         squares = squared_distances(items, centroids, clusters, second)
+        items.check()
         positions = medoids(clusters, squares, count)
         weights = np.bincount(clusters)
         order = np.lexsort((positions, -weights))
@@ -78,6 +79,7 @@ class KMeansMedoids:
         """Centroids, float64 [budget, d]."""
         items, count = problem.items, problem.size()
         keys = priorities(problem.seed, "k_means_medoids", items.rows)
+        items.check()
         points = first_of(-keys, self._points(len(items), count))
         sample = Items(items.pool, items.rows[np.sort(points)], items.stop)
         centroids = items.fetch(points[:count]).astype(np.float64)

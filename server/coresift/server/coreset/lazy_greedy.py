@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from coresift.server.arrays import Float64s, Int64s
+from coresift.server.coreset.ranking import first_of
 from coresift.server.selection.priority import priorities
 
 QUANTUM = 2.0**-30
@@ -125,20 +126,10 @@ class _Queue:
     def _refill(self) -> None:
         """Set the frontier, ascending positions with the largest bounds, and what lies outside:
         the largest bound, and the first position that has it."""
-        bounds = self._bounds
-        if len(bounds) <= FRONTIER:
-            self._frontier, self._outside = np.arange(len(bounds)), (-np.inf, len(bounds))
-            return
-        least = np.partition(bounds, len(bounds) - FRONTIER)[len(bounds) - FRONTIER]
-        above = np.flatnonzero(bounds > least)
-        ties = np.flatnonzero(bounds == least)
-        room = FRONTIER - len(above)
-        self._frontier = np.sort(np.concatenate([above, ties[:room]]))
-        if len(ties) > room:
-            self._outside = float(least), int(ties[room])
-        else:
-            below = np.where(bounds < least, bounds, -np.inf)
-            self._outside = float(below.max()), int(below.argmax())
+        self._frontier = np.sort(first_of(-self._bounds, FRONTIER))
+        others = self._bounds.copy()
+        others[self._frontier] = -np.inf
+        self._outside = float(others.max()), int(others.argmax())
 
     def take_largest(self, objective: Objective) -> tuple[int, float]:
         """The position with the largest gain, and its gain."""

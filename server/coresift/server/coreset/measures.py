@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from coresift.server.arrays import Float32s, Float64s, Int64s, Rows
+from coresift.server.coreset.items import squared_lengths
 from coresift.server.coreset.problem import Problem
-from coresift.server.coreset.top import first_of
+from coresift.server.coreset.ranking import first_of
 from coresift.server.pool.canonical import product_error
 from coresift.server.pool.parallel import in_order
 from coresift.server.selection.coverage import nearest
@@ -110,7 +111,7 @@ class _Nearest:
         mine, theirs = tile
         self._problem.items.check()
         X, C = self._fetch(self._rows[mine]), self._fetch(self._centres[theirs])
-        x, c = _squared_norms(X), _squared_norms(C)
+        x, c = (squared_lengths(V).astype(np.float32) for V in (X, C))
         products = X @ C.T
         own = self._column[self._looked[mine]] - theirs.start
         there = np.flatnonzero((own >= 0) & (own < len(C)))
@@ -144,10 +145,6 @@ class _Nearest:
 
     def _fetch(self, rows: Rows) -> Float32s:
         return self._pool.fetch(rows)
-
-
-def _squared_norms(X: Float32s) -> Float32s:
-    return np.asarray(np.einsum("ij,ij->i", X, X, dtype=np.float64), np.float32)
 
 
 def _inverse_roots(squares: Float32s) -> Float32s:

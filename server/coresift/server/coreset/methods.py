@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from coresift.server.coreset.dynamics import Aum, El2n, Forgetting, Grand
+from coresift.server.coreset.correctness import Aum, El2n, Forgetting, Grand
 from coresift.server.coreset.facility_location import FacilityLocation
 from coresift.server.coreset.herding import Herding
 from coresift.server.coreset.k_center import KCenter

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from coresift.server.arrays import Float64s, Int64s
-from coresift.server.coreset.class_budgets import ClassBudgets, by_turns
-from coresift.server.coreset.groups import group_means, in_halves, squared_distances
+from coresift.server.coreset.centres import group_means, in_halves, squared_distances
+from coresift.server.coreset.class_budgets import ClassBudgets
+from coresift.server.coreset.items import SCAN_BYTES
 from coresift.server.coreset.problem import Cost, Needs, Problem, Selection, Setting
-from coresift.server.coreset.top import first_of
+from coresift.server.coreset.ranking import first_of
+from coresift.server.coreset.shares import by_turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +32,11 @@ class Moderate:
     def needs(self) -> Needs:
         return Needs(classes=True)
 
-    def objection(self, setting: Setting) -> str | None:
+    def objection(self, setting: Setting) -> tuple[str, str] | None:
         return None
 
     def cost(self, setting: Setting) -> Cost:
-        return Cost(passes=4, held=64.0 * setting.n)
+        return Cost(passes=4, held=96.0 * setting.n + SCAN_BYTES)
 
     def select(self, problem: Problem) -> Selection:
         items = problem.items

@@ -77,9 +77,13 @@ class Problem:
 
     def item_classes(self) -> Rows:
         """Class number of each item, int32 [n]."""
+        return self.classes_of(self.items.rows)
+
+    def classes_of(self, rows: Rows) -> Rows:
+        """Class numbers of rows of the pool, int32."""
         if self.classes is None:
             raise ValueError("there are no classes")
-        return self.classes[self.items.rows]
+        return self.classes[rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +137,14 @@ class Setting:
     Attributes:
         n: items to choose from.
         budget: items to select; n where the method decides.
+        start: rows that are covered already; they are not among the items.
         task: of the head that the method needs; None: it needs none.
-        classes: how many classes the session has; 0: there is none.
+        head_classes: how many classes that head tells apart (binary: 2); 0: it needs none.
+        classes: how many classes the items will have: of the class signal, else of the session's
+            head; 0: not known.
+        class_signal: the classes come from a signal.
+        class_sizes: class number to items of it, from the class signal; None without one, as
+            predicted classes are counted in the run.
         unit: every vector has length 1.
         neighbours: width of the pool's neighbour table; 0: none.
         columns: kind and column names of the signals that the method needs, by signal.
@@ -145,7 +155,11 @@ class Setting:
     dimension: int
     budget: int
     task: Task | None = None
+    head_classes: int = 0
+    start: int = 0
     classes: int = 0
+    class_signal: bool = False
+    class_sizes: Mapping[int, int] | None = None
     unit: bool = True
     neighbours: int = 0
     columns: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
@@ -166,19 +180,25 @@ class Cost:
         )
 
 
-class Method(Protocol):
-    """What selectors, raters and samplers have in common."""
+class Planned(Protocol):
+    """What selectors, raters and samplers have in common: a plan is made of them."""
 
-    def needs(self) -> Needs:
-        """What these parameters ask for."""
-        ...
-
-    def objection(self, setting: Setting) -> str | None:
-        """Why this method cannot serve ("needs rows that are not of unit length"), or None."""
+    def objection(self, setting: Setting) -> tuple[str, str] | None:
+        """Why this cannot serve, or None: the field of the request that is at fault, and what is
+        wrong with it, as a sentence goes on from the field's name ("params.signal", "is required:
+        source signal reads it")."""
         ...
 
     def cost(self, setting: Setting) -> Cost:
         """What it takes."""
+        ...
+
+
+class Method(Planned, Protocol):
+    """What selectors and raters have in common."""
+
+    def needs(self) -> Needs:
+        """What these parameters ask for."""
         ...
 
 
@@ -203,7 +223,7 @@ class Rater(Method, Protocol):
         ...
 
 
-class Sampler(Method, Protocol):
+class Sampler(Planned, Protocol):
     """How a core-set is taken by scores."""
 
     def take(self, problem: Problem, difficulty: Float64s) -> Int64s:

@@ -21,10 +21,9 @@ import numpy as np
 from coresift.server.arrays import Float32s, Float64s, Int64s
 from coresift.server.coreset.items import Items, Part
 from coresift.server.coreset.problem import Cost, Problem, Setting
-from coresift.server.errors import invalid
 from coresift.server.pool.parallel import in_order
+from coresift.server.selection.doubt import softmax_entropy, softmax_margin
 from coresift.server.selection.priority import priorities
-from coresift.server.selection.uncertainty import softmax_entropy, softmax_margin
 
 EPOCHS = 10
 RUNS = 2
@@ -44,7 +43,10 @@ class Dynamics:
     """What was recorded, float64 [n] each; named as the client's recorder names its columns.
 
     Every number is taken at mini-batch time, before the step that learns from the batch, and is
-    the mean over the runs.
+    the mean over the runs. Two rules differ from the recorder's: the class tied with another for
+    the largest logit is wrong here, as all logits are 0 at first and class numbers must mean
+    nothing, while of tied ones the recorder predicts the first; el2n is over the first 3 epochs
+    here, over the first 10 presentations there unless it is told otherwise.
 
     Attributes:
         forgetting: times that an item was correct in one epoch and wrong in the next (Toneva et
@@ -77,17 +79,15 @@ class Training:
     runs: int = RUNS
 
     def cost(self, setting: Setting) -> Cost:
-        """The classes are the session's, if there is one, else ten are assumed."""
+        """Ten classes are assumed where their number is not known."""
         passes = self.epochs * self.runs
         flops = 4.0 * setting.n * setting.dimension * (setting.classes or 10) * passes
         return Cost(flops, passes, (64.0 * self.runs + 64) * setting.n)
 
     def record(self, problem: Problem) -> Dynamics:
-        """The dynamics of the items on their classes. INVALID_FIELD where they have only one."""
+        """The dynamics of the items on their classes. They have two or more."""
         items = problem.items
         names, classes = np.unique(problem.item_classes(), return_inverse=True)
-        if len(names) < 2:
-            raise invalid("class_signal", f"gives every item class {names[0]}: a proxy needs two")
         scale = _scale(items)
         tallies = [_Tally(len(items), self.epochs) for _ in range(self.runs)]
         trainings = [
@@ -219,6 +219,7 @@ def _order(seed: int, purpose: str, items: Items) -> Int64s:
     # Sorting one number that holds both is several times faster than sorting indices.
     keys = (priorities(seed, purpose, items.rows) * 2.0**32).astype(np.int64) << 31
     keys |= np.arange(len(items))
+    items.check()
     keys.sort()
     return keys & (2**31 - 1)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coresift.server.arrays import Float32s, Float64s, Int64s
-from coresift.server.coreset.items import Items, Part, unit
+from coresift.server.coreset.items import SCAN_BYTES, Items, Part, squared_lengths, unit
 from coresift.server.coreset.lazy_greedy import lazy_greedy
 from coresift.server.coreset.problem import Cost, Needs, Problem, Selection, Setting
 from coresift.server.pool.canonical import product_error
@@ -43,14 +43,15 @@ class Query:
     def needs(self) -> Needs:
         return Needs(query=True)
 
-    def objection(self, setting: Setting) -> str | None:
+    def objection(self, setting: Setting) -> tuple[str, str] | None:
         return None
 
     def cost(self, setting: Setting) -> Cost:
         # Some 200 items are looked at for each selected one, in float64 at half speed.
         looks = setting.n + 400.0 * setting.budget
         flops = 2.0 * looks * setting.targets * setting.dimension
-        return Cost(flops, 1, 40.0 * setting.n + 16.0 * setting.targets * setting.dimension)
+        held = 72.0 * setting.n + 16.0 * setting.targets * setting.dimension
+        return Cost(flops, 1, held + SCAN_BYTES)
 
     def select(self, problem: Problem) -> Selection:
         nearness = _Nearness(self, problem)
@@ -148,10 +149,8 @@ def _lengths(part: Part, items: Items) -> Float32s | None:
     """Lengths of the vectors, float32 [m, 1], at least the smallest number; None: all 1."""
     if items.are_unit:
         return None
-    vectors = part.vectors()
-    squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
-    tiny = np.finfo(np.float32).tiny
-    return np.asarray(np.maximum(np.sqrt(squares), tiny)[:, None], np.float32)
+    lengths = np.sqrt(squared_lengths(part.vectors()))[:, None]
+    return np.asarray(np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
 
 
 def _sums(

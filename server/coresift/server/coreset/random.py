@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coresift.server.coreset.problem import Cost, Needs, Problem, Selection, Setting
-from coresift.server.coreset.top import first_of
+from coresift.server.coreset.ranking import first_of
 from coresift.server.selection.priority import priorities
 
 
@@ -16,11 +16,11 @@ class Random:
     def needs(self) -> Needs:
         return Needs()
 
-    def objection(self, setting: Setting) -> str | None:
+    def objection(self, setting: Setting) -> tuple[str, str] | None:
         return None
 
     def cost(self, setting: Setting) -> Cost:
-        return Cost(held=24.0 * setting.n)
+        return Cost(held=32.0 * setting.n)
 
     def select(self, problem: Problem) -> Selection:
         keys = priorities(problem.seed, "coreset", problem.items.rows)

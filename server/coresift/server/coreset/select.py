@@ -6,10 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from coresift.server.arrays import Float64s, Int64s
-from coresift.server.coreset.class_budgets import ClassBudgets, by_turns
+from coresift.server.arrays import Float64s, Int64s, Rows
+from coresift.server.coreset.class_budgets import ClassBudgets
 from coresift.server.coreset.items import Items
 from coresift.server.coreset.problem import Problem, Rater, Sampler, Selection, Selector
+from coresift.server.coreset.shares import by_turns
+
+NOBODY = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,9 @@ class Recipe:
 
         With budgets by class a rater still scores all items at once, and whatever chooses runs on
         each class by itself, with the start rows of that class. Every beginning of the order has
-        about the classes' shares. The objective is the sum of the classes'.
+        about the classes' shares. The objective is the sum of the classes'. There is no covering
+        radius, as one within classes says little of all items; of the details those stay that
+        are the same in every class.
 
         Raises:
             CoresiftError: INVALID_FIELD for class budgets that cannot be met.
@@ -35,14 +40,14 @@ class Recipe:
         if self.class_budgets is None:
             return self._choose(problem, scores)
         classes = problem.item_classes()
-        numbers, sizes = np.unique(classes, return_counts=True)
-        shares = self.class_budgets.divide(
-            dict(zip(numbers.tolist(), sizes.tolist(), strict=True)), problem.size()
-        )
+        members, starts = _by_class(classes), _by_class(problem.classes_of(problem.start))
+        sizes = {number: len(mine) for number, mine in members.items()}
+        shares = self.class_budgets.divide(sizes, problem.size())
         parts = []
         for done, (number, share) in enumerate(shares.items()):
-            mine = np.flatnonzero(classes == number)
-            of_class = _narrowed(problem, number, share, done / len(shares), 1 / len(shares))
+            problem.items.check()
+            mine, given = members[number], problem.start[starts.get(number, NOBODY)]
+            of_class = _narrowed(problem, mine, given, share, done / len(shares), 1 / len(shares))
             part = self._choose(of_class, None if scores is None else scores[mine])
             parts.append(replace(part, positions=mine[part.positions]))
         return _interleaved(parts)
@@ -57,18 +62,26 @@ class Recipe:
         return Selection(positions, scores[positions])
 
 
-def _narrowed(problem: Problem, number: int, budget: int, before: float, part: float) -> Problem:
+def _by_class(classes: Rows) -> dict[int, Int64s]:
+    """Where each class stands, ascending, by class number."""
+    numbers, counts = np.unique(classes, return_counts=True)
+    places = np.split(np.argsort(classes, kind="stable"), np.cumsum(counts)[:-1])
+    return dict(zip(numbers.tolist(), places, strict=True)) if len(numbers) else {}
+
+
+def _narrowed(
+    problem: Problem, mine: Int64s, start: Rows, budget: int, before: float, part: float
+) -> Problem:
     """The problem of one class; its progress is a part of the whole, after what came before."""
-    items, classes = problem.items, problem.classes
-    assert classes is not None  # noqa: S101 - they were just divided
+    items = problem.items
 
     def report(phase: str, share: float, objective: float | None) -> None:
         problem.report(phase, before + part * share, None)
 
     return replace(
         problem,
-        items=Items(items.pool, items.rows[classes[items.rows] == number], items.stop),
-        start=problem.start[classes[problem.start] == number],
+        items=Items(items.pool, items.rows[mine], items.stop),
+        start=start,
         budget=budget,
         report=report,
     )
@@ -78,11 +91,13 @@ def _interleaved(parts: list[Selection]) -> Selection:
     order = by_turns([len(part.positions) for part in parts])
     weights = [part.weights for part in parts if part.weights is not None]
     objectives = [part.objective for part in parts if part.objective is not None]
+    details = set.intersection(*(set(part.details.items()) for part in parts))
     return Selection(
         np.concatenate([part.positions for part in parts])[order],
         np.concatenate([part.scores for part in parts])[order],
-        np.concatenate(weights)[order] if len(weights) == len(parts) else None,
-        sum(objectives) if len(objectives) == len(parts) else None,
+        weights=np.concatenate(weights)[order] if len(weights) == len(parts) else None,
+        objective=sum(objectives) if len(objectives) == len(parts) else None,
+        details=dict(sorted(details)),
     )
 
 

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 
 from coresift.server.arrays import Float32s, Float64s, Int64s
-from coresift.server.coreset.items import Items, Part
+from coresift.server.coreset.items import SCAN_BYTES, Items, Part, divisors
 from coresift.server.coreset.problem import Cost, Needs, Problem, Selection, Setting
-from coresift.server.coreset.top import first_of
+from coresift.server.coreset.ranking import first_of
 from coresift.server.pool.parallel import in_order
 from coresift.server.selection.parameters import parameter
 from coresift.server.selection.priority import priorities
@@ -57,13 +57,13 @@ class SemDeDup:
     def needs(self) -> Needs:
         return Needs(budget=self.threshold == 0)
 
-    def objection(self, setting: Setting) -> str | None:
+    def objection(self, setting: Setting) -> tuple[str, str] | None:
         return None
 
     def cost(self, setting: Setting) -> Cost:
         # Clusters are uneven, which doubles the pairs; float64 doubles their time.
         pairs = setting.n**1.5
-        return Cost(4.0 * pairs * setting.dimension, 4, 64.0 * setting.n + 32e6)
+        return Cost(4.0 * pairs * setting.dimension, 4, 64.0 * setting.n + SCAN_BYTES)
 
     def select(self, problem: Problem) -> Selection:
         redundancy = self._redundancies(problem)
@@ -155,6 +155,4 @@ def _largest_before(items: Items, places: Int64s, start: int) -> Float64s:
 
 def _directions(vectors: Float32s) -> Float64s:
     """Vectors scaled to length 1 in float64; a zero vector stays."""
-    wide = vectors.astype(np.float64, order="C")
-    norms = np.sqrt((wide * wide).sum(axis=1))
-    return np.asarray(wide / np.where(norms > 0, norms, 1.0)[:, None])
+    return np.asarray(vectors / divisors(vectors))

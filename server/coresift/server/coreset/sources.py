@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from coresift.server.arrays import Float32s, Float64s, Int64s
-from coresift.server.coreset.items import Part
+from coresift.server.coreset.items import SCAN_BYTES, Part
 from coresift.server.coreset.problem import Cost, Needs, Problem, Setting, SignalColumns
 from coresift.server.coreset.proxy import EPOCHS, RUNS, Training
-from coresift.server.errors import invalid
 from coresift.server.head import Head, Task
+from coresift.server.pool.parallel import CORES
 from coresift.server.selection.parameters import parameter
 from coresift.server.selection.strategy import Floats
 
@@ -65,48 +65,85 @@ class Sourced:
                 return Needs(signals=(self.signal,) if self.signal else ())
         return Needs(classes=True, true_classes=True)
 
-    def objection(self, setting: Setting) -> str | None:
-        if self.source != "proxy" and (self.epochs, self.runs) != (EPOCHS, RUNS):
-            return "reads epochs and runs only with source proxy"
-        if self.source == "signal":
-            return self._signal_objection(setting)
-        if self.signal or self.column:
-            return "reads signal and column only with source signal"
-        if self.source == "head" and self.compares and setting.task is Task.MULTILABEL:
-            return "compares with one class an item, and the session's task is multilabel"
-        return None
+    def objection(self, setting: Setting) -> tuple[str, str] | None:
+        for field, default in (("epochs", EPOCHS), ("runs", RUNS)):
+            if self.source != "proxy" and getattr(self, field) != default:
+                return f"params.{field}", "means something with source proxy alone: leave it out"
+        for field in ("signal", "column"):
+            if self.source != "signal" and getattr(self, field):
+                return f"params.{field}", "means something with source signal alone: leave it out"
+        match self.source:
+            case "signal":
+                return self._signal_objection(setting)
+            case "head":
+                return self._comparison_objection(setting, setting.head_classes, "the head")
+        return _proxy_objection(setting)
 
-    def _signal_objection(self, setting: Setting) -> str | None:
+    def _signal_objection(self, setting: Setting) -> tuple[str, str] | None:
         if not self.signal:
-            return "reads a signal: params.signal names it"
+            return "params.signal", "is required: with source signal it names the uploaded scores"
         kind, names = setting.columns[self.signal]
         if kind == "probabilities" and self.reads_probabilities:
             return self._probability_objection(setting, len(names))
         if kind != "number":
-            return f"reads numbers, and {self.signal!r} holds {_HELD[kind]}"
-        if self._column(names) is None:
-            wanted = self.column or self.own_column
-            return f"finds no column {wanted!r} in {self.signal!r}: it has {', '.join(names)}"
+            read = "numbers or class probabilities" if self.reads_probabilities else "numbers"
+            return "params.signal", (
+                f"names {self.signal!r}, which holds {_HELD[kind]}: give one of {read}"
+            )
+        if self._column(names) not in names:
+            there = f"{self.signal!r} has no column {self._column(names)!r}"
+            start = "is wrong" if self.column else "is required"
+            return "params.column", f"{start}: {there}; give one of {', '.join(names)}"
         return None
 
-    def _probability_objection(self, setting: Setting, count: int) -> str | None:
+    def _probability_objection(self, setting: Setting, count: int) -> tuple[str, str] | None:
         if self.column:
-            return "reads column only of numbers"
+            return "params.column", (
+                f"means something for numbers alone, and {self.signal!r} holds class "
+                "probabilities: leave it out"
+            )
         if count < 2:
-            return f"needs the probabilities of two classes, and {self.signal!r} has one column"
-        if self.compares and all(kind != "class" for kind, _ in setting.columns.values()):
-            return "needs a class_signal to compare the probabilities with"
+            return "params.signal", (
+                f"names {self.signal!r}, which has one column: give a signal with the "
+                "probabilities of two classes or more"
+            )
+        return self._comparison_objection(setting, count, f"signal {self.signal!r}")
+
+    def _comparison_objection(
+        self, setting: Setting, count: int, what: str
+    ) -> tuple[str, str] | None:
+        """Whether the true classes are among the ``count`` that a model knows."""
+        if not self.compares:
+            return None
+        if self.source == "head" and setting.task is Task.MULTILABEL:
+            return "params.source", (
+                "is head, and of a multilabel head an item has no one class: give signal or proxy"
+            )
+        if not setting.class_signal:
+            return "class_signal", (
+                "is required: probabilities are compared with the true classes of the pool's items"
+            )
+        number = max(setting.class_sizes or (0,))
+        if number >= count:
+            return "class_signal", (
+                f"gives items class {number}, and {what} knows 0..{count - 1}: "
+                "give a signal with these numbers"
+            )
         return None
 
     def cost(self, setting: Setting) -> Cost:
-        held = Cost(held=32.0 * setting.n)
+        n, held = setting.n, 40.0 * setting.n
         match self.source:
             case "head":
-                flops = 2.0 * setting.n * setting.dimension * max(setting.classes, 1)
-                return Cost(ROW_BY_ROW * flops, 1) + held
+                classes = max(setting.head_classes, 1)
+                flops = 2.0 * n * setting.dimension * classes
+                return Cost(
+                    ROW_BY_ROW * flops, 1, held + SCAN_BYTES + 40.0 * CORES * ROWS * classes
+                )
             case "signal":
-                return held
-        return self.training().cost(setting) + held
+                columns = len(setting.columns[self.signal][1])
+                return Cost(held=held + 32.0 * min(n, 16 * ROWS) * columns)
+        return self.training().cost(setting) + Cost(held=held)
 
     def rate(self, problem: Problem) -> Float64s:
         """Scores of a signal's numbers, or of what the proxy recorded: float64 [n]."""
@@ -132,22 +169,25 @@ class Sourced:
     def _numbers(self, problem: Problem) -> tuple[str, Float64s]:
         signal = problem.signals[self.signal]
         name = self._column(signal.columns)
-        if name is None:
-            raise invalid("params.column", f"is none of {', '.join(signal.columns)}")
         column = signal.values[:, signal.columns.index(name)]
         problem.items.check()
         problem.report("score", 1.0, None)
         return name, column[problem.items.rows].astype(np.float64)
 
-    def _column(self, names: Sequence[str]) -> str | None:
-        if self.column:
-            return self.column if self.column in names else None
-        if len(names) == 1:
-            return names[0]
-        return self.own_column if self.own_column in names else None
+    def _column(self, names: Sequence[str]) -> str:
+        """Which of a signal's columns is read: the one that was given, the only one, its own."""
+        return self.column or (names[0] if len(names) == 1 else self.own_column)
 
 
 _HELD = {"class": "classes", "probabilities": "probabilities"}
+
+
+def _proxy_objection(setting: Setting) -> tuple[str, str] | None:
+    sizes = setting.class_sizes
+    if sizes is not None and len(sizes) < 2:
+        (number,) = sizes
+        return "class_signal", f"gives every item class {number}: a proxy needs two classes"
+    return None
 
 
 def scanned(problem: Problem, formula: Formula) -> Float64s:

@@ -12,8 +12,7 @@ from coresift.server.arrays import Float32s, Float64s, Int64s
 from coresift.server.coreset.problem import Problem
 from coresift.server.coreset.sources import Higher, Sourced, by_rows, fitted_part, scanned
 from coresift.server.head import Task
-from coresift.server.selection.strategy import Floats
-from coresift.server.selection.uncertainty import (
+from coresift.server.selection.doubt import (
     column_doubt,
     column_entropy,
     column_margin,
@@ -25,6 +24,7 @@ from coresift.server.selection.uncertainty import (
     softmax_entropy,
     softmax_margin,
 )
+from coresift.server.selection.strategy import Floats
 
 Formula = Callable[[Floats], Floats]
 
@@ -45,7 +45,7 @@ class Formulas:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt(Sourced):
+class DoubtScore(Sourced):
     """A score of logits or of class probabilities alone.
 
     From a head: of canonical float64 logits, so that nothing saturates, and of its fitted columns
@@ -76,7 +76,7 @@ class Doubt(Sourced):
 
 
 @dataclass(frozen=True, slots=True)
-class MaxEntropy(Doubt):
+class MaxEntropy(DoubtScore):
     """Entropy of the predicted classes in nats (Shannon, 1948); the selection of SVP (Coleman et
     al., 2020). Binary: of the two sides."""
 
@@ -86,7 +86,7 @@ class MaxEntropy(Doubt):
 
 
 @dataclass(frozen=True, slots=True)
-class Margin(Doubt):
+class Margin(DoubtScore):
     """Gap between the two largest probabilities (Scheffer et al., 2001); binary, and in each
     column of a multilabel head: |p - (1 - p)|."""
 
@@ -100,7 +100,7 @@ class Margin(Doubt):
 
 
 @dataclass(frozen=True, slots=True)
-class LeastConfidence(Doubt):
+class LeastConfidence(DoubtScore):
     """One minus the largest probability (Lewis and Gale, 1994).
 
     Of a signal's column ``confidence``, the largest probability itself, one minus it.

@@ -37,7 +37,7 @@ def self_join(
     """The k nearest other items of each item by inner product, among those of near clusters.
 
     Each cluster's members are compared with the members of the ``probes`` clusters whose
-    centroids are nearest to its own by cosine, or of more until there are k others. Large
+    centroids are nearest to its own by inner product, or of more until there are k others. Large
     clusters are cut into lists of bounded length, so that no data make it quadratic. float32
     products decide; an item is never its own neighbour, by position and not by value.
 
@@ -48,7 +48,7 @@ def self_join(
     Args:
         vectors: gives the vectors of positions, float32 [m, d]; called on several threads.
         clusters: int32 [n], of each item.
-        centroids: float32 [c, d].
+        centroids: float32 [c, d], of length 1.
         k: 1..n - 1.
         stop: asked between products; `Cancelled` once it says so.
 
@@ -79,13 +79,13 @@ class _Lists:
         order: int64 [n], positions by list, then position.
         starts: int64 [lists + 1], where each list begins.
         owners: int64 [lists], its cluster.
-        units: float32 [c, d], the centroids at length 1.
+        centroids: float32 [c, d], of length 1.
     """
 
     order: Int64s
     starts: Int64s
     owners: Int64s
-    units: Float32s
+    centroids: Float32s
 
     @classmethod
     def of(cls, clusters: Rows, centroids: Float32s) -> _Lists:
@@ -95,14 +95,12 @@ class _Lists:
         place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         owner = clusters[order].astype(np.int64)
         begins = np.flatnonzero(place % longest == 0)
-        norms = np.sqrt(np.einsum("ij,ij->i", centroids, centroids))
-        units = centroids / np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
-        return cls(order, np.append(begins, len(order)), owner[begins], units)
+        return cls(order, np.append(begins, len(order)), owner[begins], centroids)
 
     def around(self, number: int, probes: int, k: int) -> Int64s:
         """Positions in the lists nearest to a list, that list's first."""
         own = self.owners[number]
-        closeness = (self.units @ self.units[own])[self.owners]
+        closeness = (self.centroids @ self.centroids[own])[self.owners]
         closeness[self.owners == own] = np.inf
         apart = np.abs(np.arange(len(self.owners)) - number)
         nearest = np.lexsort((apart, -closeness))

@@ -15,8 +15,8 @@ from coresift.server.coreset.class_budgets import ClassBudgets
 from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.rpc import checks, decode, encode
 from coresift.server.rpc.services import Services
-from coresift.server.session.coreset_orders import JobSpec, Ordered, Targets
 from coresift.server.session.coreset_records import Progress
+from coresift.server.session.coreset_requests import Asked, JobSpec, Targets
 from coresift.server.session.coreset_results import Result
 from coresift.v1 import selection_pb2 as pb
 
@@ -45,11 +45,11 @@ class CoresetCalls:
         self, request: pb.ScoreCoresetRequest, context: object
     ) -> AsyncIterator[pb.ScoreCoresetResponse]:
         # Tens of megabytes are to be hashed where there are many start items or vectors.
-        ordered = await asyncio.to_thread(_ordered, request)
+        asked = await asyncio.to_thread(_asked, request)
         jobs = self.services.coresets
-        spec = await jobs.plan(ordered)
+        spec = await jobs.plan(asked)
         yield pb.ScoreCoresetResponse(plan=_plan(spec))
-        async with aclosing(jobs.attach(spec, ordered)) as steps:
+        async with aclosing(jobs.attach(spec, asked)) as steps:
             async for step in steps:
                 if isinstance(step, Progress):
                     progress = pb.CoresetProgress(
@@ -71,7 +71,7 @@ class CoresetCalls:
         return pb.CancelCoresetResponse(cancelled=cancelled)
 
 
-def _ordered(request: pb.ScoreCoresetRequest) -> Ordered:
+def _asked(request: pb.ScoreCoresetRequest) -> Asked:
     identity = checks.request_of(request, request.request_id)
     grace_ms = DEFAULT_GRACE_MS
     if request.HasField("grace_period"):
@@ -87,7 +87,7 @@ def _ordered(request: pb.ScoreCoresetRequest) -> Ordered:
     checks.count("start_item_ids", len(request.start_item_ids), MAX_START_ITEMS, least=0)
     if (buckets := request.pacing_buckets) and not 2 <= buckets <= MAX_BUCKETS:
         raise invalid("pacing_buckets", f"must be 0 or 2..{MAX_BUCKETS}, got {buckets}")
-    return Ordered(
+    return Asked(
         request=identity,
         pool=request.pool,
         session_id=request.session_id,

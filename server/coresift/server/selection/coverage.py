@@ -10,7 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from coresift.server.arrays import Bools, Float64s, Int64s
+from coresift.server.arrays import Bools, Float32s, Float64s, Int64s
+
+Floats = Float32s | Float64s
 
 PRODUCT = 2**20
 """Numbers of one product: 8 MiB in float64."""
@@ -27,12 +29,13 @@ def distances(X: Float64s, Y: Float64s) -> Float64s:
     return np.asarray(np.sqrt(gaps.sum(axis=1)))
 
 
-def pair_distances(X: Float64s, Y: Float64s, at: Int64s, of: Int64s) -> Float64s:
+def pair_distances(X: Floats, Y: Floats, at: Int64s, of: Int64s) -> Float64s:
     """Distances of the pairs (X[at[i]], Y[of[i]]), float64 [n], in bounded memory."""
     result = np.empty(len(at))
     for start in range(0, len(at), PAIRS):
         pairs = slice(start, start + PAIRS)
-        result[pairs] = distances(X[at[pairs]], Y[of[pairs]])
+        wide = X[at[pairs]].astype(np.float64, copy=False)
+        result[pairs] = distances(wide, Y[of[pairs]].astype(np.float64, copy=False))
     return result
 
 
@@ -60,7 +63,7 @@ def blocks(rows: int, columns: int) -> Iterator[slice]:
         yield slice(start, min(rows, start + step))
 
 
-def pair_nearest(X: Float64s, Y: Float64s, at: Int64s, of: Int64s) -> tuple[Int64s, Float64s]:
+def pair_nearest(X: Floats, Y: Floats, at: Int64s, of: Int64s) -> tuple[Int64s, Float64s]:
     """For each row of X the nearest of the rows of Y that it is paired with, and its distance.
 
     Pairs (X[at[i]], Y[of[i]]) ascend, and every row of X has one; of equals the first counts.

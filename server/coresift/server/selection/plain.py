@@ -10,6 +10,7 @@ import numpy as np
 
 from coresift.server.arrays import Float32s
 from coresift.server.head import Task
+from coresift.server.selection.doubt import doubt_of, entropy_of, gap_of
 from coresift.server.selection.parameters import parameter
 from coresift.server.selection.priority import priorities
 from coresift.server.selection.strategy import (
@@ -21,7 +22,7 @@ from coresift.server.selection.strategy import (
     Setting,
     Situation,
 )
-from coresift.server.selection.uncertainty import LogitScorer, doubt_of, entropy_of, gap_of
+from coresift.server.selection.uncertainty import LogitScorer
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,23 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-from scipy.special import entr
 
 from coresift.server.arrays import Float64s
 from coresift.server.head import Task
+from coresift.server.selection.doubt import (
+    column_doubt,
+    column_doubt_slope,
+    column_entropy,
+    column_entropy_slope,
+    column_margin,
+    column_margin_slope,
+    softmax_doubt,
+    softmax_doubt_slope,
+    softmax_entropy,
+    softmax_entropy_slope,
+    softmax_margin,
+    softmax_margin_slope,
+)
 from coresift.server.selection.parameters import parameter
 from coresift.server.selection.strategy import (
     EVERY_TASK,
@@ -93,8 +106,8 @@ def entropy_scorer(task: Task, over: Over = "mean") -> LogitScorer:
         case Task.BINARY:
             return BINARY
         case Task.MULTICLASS:
-            return LogitScorer(softmax_entropy, entropy_lipschitz, _softmax_entropy_slope)
-    return _over_columns(over, column_entropy, _column_entropy_slope, 0.25)
+            return LogitScorer(softmax_entropy, entropy_lipschitz, softmax_entropy_slope)
+    return _over_columns(over, column_entropy, column_entropy_slope, 0.25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +122,8 @@ class Margin(Doubt):
             case Task.BINARY:
                 return BINARY
             case Task.MULTICLASS:
-                return LogitScorer(softmax_margin, _constant(1.0), _softmax_margin_slope)
-        return _over_columns(self.over, column_margin, _column_margin_slope, 0.5)
+                return LogitScorer(softmax_margin, _constant(1.0), softmax_margin_slope)
+        return _over_columns(self.over, column_margin, column_margin_slope, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +135,8 @@ class LeastConfidence(Doubt):
             case Task.BINARY:
                 return BINARY
             case Task.MULTICLASS:
-                return LogitScorer(softmax_doubt, _constant(1.0), _softmax_doubt_slope)
-        return _over_columns(self.over, column_doubt, _column_doubt_slope, 0.25)
+                return LogitScorer(softmax_doubt, _constant(1.0), softmax_doubt_slope)
+        return _over_columns(self.over, column_doubt, column_doubt_slope, 0.25)
 
 
 def _over_columns(
@@ -158,125 +171,7 @@ BINARY = LogitScorer(
 """``-|logit|``: the order of entropy, margin and least confidence for two classes."""
 
 
-def softmax_entropy(logits: Floats) -> Floats:
-    """Entropy in nats, [n], of the softmax of logits [n, K']."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    weights = np.exp(shifted)
-    total = weights.sum(axis=1)
-    return np.asarray(np.log(total) - (weights * shifted).sum(axis=1) / total)
-
-
-def _softmax(logits: Float64s) -> Float64s:
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
-
-
 def entropy_lipschitz(classes: int) -> float:
     """Largest change of `softmax_entropy` of so many logits when each moves by at most 1."""
     # |grad H|_1 = E|log p + H| <= std(log p), and Var(log p) <= log(K - 1)^2 / 4 + 1.
     return float(np.sqrt(np.log(max(classes - 1, 1)) ** 2 / 4 + 1))
-
-
-def _softmax_entropy_slope(logits: Float64s) -> Float64s:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return np.asarray(-np.exp(log_p) * (log_p + softmax_entropy(logits)[:, None]))
-
-
-def column_entropy(logits: Floats) -> Floats:
-    """Entropy in nats of each column's two sides, [n, K']."""
-    size = np.abs(logits)
-    tail = np.exp(-size)
-    return np.asarray(np.log1p(tail) + size * tail / (1 + tail))
-
-
-def _variance(logits: Float64s) -> Float64s:
-    """p (1 - p) of each column."""
-    tail = np.exp(-np.abs(logits))
-    return np.asarray(tail / (1 + tail) ** 2)
-
-
-def _column_entropy_slope(logits: Float64s) -> Float64s:
-    return -logits * _variance(logits)
-
-
-def softmax_margin(logits: Floats) -> Floats:
-    """Minus the gap between the two largest softmax probabilities of logits [n, K'], [n]."""
-    top = np.partition(logits, logits.shape[1] - 2, axis=1)[:, -2:]
-    best = top.max(axis=1)
-    total = np.exp(logits - best[:, None]).sum(axis=1)
-    return np.asarray(np.expm1(top.min(axis=1) - best) / total)
-
-
-def _softmax_margin_slope(logits: Float64s) -> Float64s:
-    p = _softmax(logits)
-    order = np.argsort(-logits, axis=1, kind="stable")[:, :2]
-    first, second = (np.take_along_axis(p, order[:, i : i + 1], axis=1) for i in (0, 1))
-    slopes = p * (first - second)
-    for place, value, sign in ((0, first, -1.0), (1, second, 1.0)):
-        column = order[:, place : place + 1]
-        there = np.take_along_axis(slopes, column, axis=1)
-        np.put_along_axis(slopes, column, there + sign * value, axis=1)
-    return slopes
-
-
-def column_margin(logits: Floats) -> Floats:
-    """Minus |p - (1 - p)| of each column, [n, K']."""
-    return np.asarray(-np.tanh(np.abs(logits) / 2))
-
-
-def _column_margin_slope(logits: Float64s) -> Float64s:
-    return -np.sign(logits) * 2 * _variance(logits)
-
-
-def softmax_doubt(logits: Floats) -> Floats:
-    """One minus the largest softmax probability of logits [n, K'], [n]."""
-    best = logits.max(axis=1, keepdims=True)
-    weights = np.exp(logits - best)
-    total = weights.sum(axis=1)
-    # The rest over the total: 1 - 1/total would lose the small ones to rounding.
-    weights[np.arange(len(weights)), logits.argmax(axis=1)] = 0
-    return np.asarray(weights.sum(axis=1) / total)
-
-
-def _softmax_doubt_slope(logits: Float64s) -> Float64s:
-    p = _softmax(logits)
-    column = logits.argmax(axis=1)[:, None]
-    best = np.take_along_axis(p, column, axis=1)
-    slopes = p * best
-    np.put_along_axis(slopes, column, best * best - best, axis=1)
-    return slopes
-
-
-def column_doubt(logits: Floats) -> Floats:
-    """The smaller of p and 1 - p of each column, [n, K']."""
-    tail = np.exp(-np.abs(logits))
-    return np.asarray(tail / (1 + tail))
-
-
-def _column_doubt_slope(logits: Float64s) -> Float64s:
-    return -np.sign(logits) * _variance(logits)
-
-
-def shares(probabilities: Floats) -> Float64s:
-    """Uploaded class probabilities [n, K], scaled to sums of 1: float64."""
-    wide = probabilities.astype(np.float64)
-    return np.asarray(wide / wide.sum(axis=1, keepdims=True))
-
-
-def entropy_of(p: Floats) -> Floats:
-    """Entropy in nats, [n], of class probabilities [n, K]."""
-    return np.asarray(entr(p).sum(axis=1))
-
-
-def gap_of(p: Floats) -> Floats:
-    """Gap between the two largest of class probabilities [n, K], [n]; 1 where K is 1."""
-    if p.shape[1] == 1:
-        return np.ones(len(p))
-    top = np.partition(p, p.shape[1] - 2, axis=1)[:, -2:]
-    return np.asarray(top[:, 1] - top[:, 0])
-
-
-def doubt_of(p: Floats) -> Floats:
-    """One minus the largest of class probabilities [n, K], [n]."""
-    return np.asarray(1 - p.max(axis=1))

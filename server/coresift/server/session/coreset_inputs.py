@@ -16,8 +16,8 @@ from coresift.server.coreset.problem import Problem, Report, SignalColumns
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import Head, Task
 from coresift.server.pool.pool import Pool
-from coresift.server.pool.rows import Stop
-from coresift.server.session.coreset_orders import JobSpec, Ordered, Pinned, Targets
+from coresift.server.pool.rows import Stop, check
+from coresift.server.session.coreset_requests import Asked, JobSpec, Pinned, Targets
 from coresift.server.session.history import head_at, labelled_at
 from coresift.server.session.pools import Pools
 from coresift.server.session.sessions import LiveSessions
@@ -43,7 +43,7 @@ class Inputs:
         """The pool version of a job. POOL_VERSION_NOT_LOADED."""
         return self._pools.of_session(spec.pool, spec.pool_version)
 
-    async def problem(self, spec: JobSpec, ordered: Ordered, report: Report, stop: Stop) -> Problem:
+    async def problem(self, spec: JobSpec, asked: Asked, report: Report, stop: Stop) -> Problem:
         """What a job was planned on, also long after: pool version, head, labels, signals.
 
         Raises:
@@ -51,33 +51,36 @@ class Inputs:
                 ARTIFACT_MISSING.
         """
         pool = self.pool(spec)
-        head = await self._head(spec, ordered) if spec.head_version else None
+        head = await self._head(spec, asked) if spec.head_version else None
         labelled = None
-        if ordered.start_from_labels:
-            labelled = await self._labelled(spec, ordered)
+        if asked.start_from_labels:
+            labelled = await self._labelled(spec, asked)
         return await self._workers.run(
-            partial(self._problem, spec, ordered, pool, head, labelled, report, stop)
+            partial(self._problem, spec, asked, pool, head, labelled, report, stop)
         )
 
     def _problem(
         self,
         spec: JobSpec,
-        ordered: Ordered,
+        asked: Asked,
         pool: Pool,
         head: Head | None,
         labelled: Rows | None,
         report: Report,
         stop: Stop,
     ) -> Problem:
-        start = start_rows(pool, ordered.start_item_ids, labelled)
+        start, gone = not_to_choose(pool, asked, labelled)
         rows = np.arange(pool.manifest.items, dtype=np.int32)
-        items = Items(pool, np.delete(rows, start) if len(start) else rows, stop)
-        signals = {signal.name: self._columns(signal) for signal in spec.signals}
+        items = Items(pool, np.delete(rows, gone) if len(gone) else rows, stop)
+        signals = {}
+        for signal in spec.signals:
+            check(stop)
+            signals[signal.name] = columns_of(self._artifacts, signal)
         classes = None
-        if ordered.class_signal:
-            classes = signals[ordered.class_signal].values[:, 0].astype(np.int32)
-        elif ordered.predicted_classes and head is not None:
-            classes = predicted_classes(head, Items(pool, rows, stop), report)
+        if asked.class_signal:
+            classes = signals[asked.class_signal].values[:, 0].astype(np.int32)
+        elif asked.predicted_classes and head is not None:
+            classes = _predicted_classes(head, Items(pool, rows, stop), report)
         return Problem(
             items=items,
             budget=spec.budget,
@@ -87,31 +90,33 @@ class Inputs:
             start=start,
             classes=classes,
             signals=signals,
-            query=target_vectors(pool, ordered.query, "query") if ordered.query else None,
-            avoid=target_vectors(pool, ordered.avoid, "avoid") if ordered.avoid else None,
+            query=target_vectors(pool, asked.query, "query") if asked.query else None,
+            avoid=target_vectors(pool, asked.avoid, "avoid") if asked.avoid else None,
         )
 
-    async def _head(self, spec: JobSpec, ordered: Ordered) -> Head:
-        live = await self._sessions.open(ordered.session_id)
+    async def _head(self, spec: JobSpec, asked: Asked) -> Head:
+        live = await self._sessions.open(asked.session_id)
         state = live.head_state
         if state is not None and state.head is not None and state.version == spec.head_version:
             return state.head
         await live.sync(time.monotonic())
         return await head_at(live, spec, self._store, self._workers)
 
-    async def _labelled(self, spec: JobSpec, ordered: Ordered) -> Rows:
-        live = await self._sessions.open(ordered.session_id)
+    async def _labelled(self, spec: JobSpec, asked: Asked) -> Rows:
+        live = await self._sessions.open(asked.session_id)
         await live.sync(time.monotonic())
         return await labelled_at(live, spec, self._store)
 
-    def _columns(self, signal: Pinned) -> SignalColumns:
-        table = self._artifacts.get("signals", signal.content_hash)
-        values: Any = np.column_stack([table[name].to_numpy() for name in signal.columns])
-        kind: Any = signal.kind
-        return SignalColumns(kind, signal.columns, values)
+
+def columns_of(artifacts: Artifacts, signal: Pinned) -> SignalColumns:
+    """An uploaded signal from its file. ARTIFACT_MISSING."""
+    table = artifacts.get("signals", signal.content_hash)
+    values: Any = np.column_stack([table[name].to_numpy() for name in signal.columns])
+    kind: Any = signal.kind
+    return SignalColumns(kind, signal.columns, values)
 
 
-def predicted_classes(head: Head, items: Items, report: Report) -> Rows:
+def _predicted_classes(head: Head, items: Items, report: Report) -> Rows:
     """The class that a head finds most likely for each item, int32 [n]; binary: 1 is positive.
 
     The lowest number where two are equally likely.
@@ -132,12 +137,19 @@ def predicted_classes(head: Head, items: Items, report: Report) -> Rows:
     return classes
 
 
-def start_rows(pool: Pool, item_ids: Sequence[str], labelled: Rows | None) -> Rows:
-    """Rows of the given start items and of labelled ones, int32, ascending. ITEM_NOT_FOUND."""
-    given = _rows_of(pool, item_ids, "start_item_ids")
+def not_to_choose(pool: Pool, asked: Asked, labelled: Rows | None) -> tuple[Rows, Rows]:
+    """Start rows (given items and labelled ones), and with them all rows that are not to be
+    chosen: query and avoid items are there to be compared with. int32, ascending. ITEM_NOT_FOUND.
+    """
+    start = _rows_of(pool, asked.start_item_ids, "start_item_ids")
     if labelled is not None:
-        given = np.concatenate([given, labelled])
-    return np.unique(given).astype(np.int32)
+        start = np.union1d(start, labelled).astype(np.int32)
+    start = np.unique(start)
+    targets = [
+        _rows_of(pool, given.item_ids, f"{field}.item_ids")
+        for field, given in (("query", asked.query), ("avoid", asked.avoid))
+    ]
+    return start, np.unique(np.concatenate([start, *targets]))
 
 
 def target_vectors(pool: Pool, targets: Targets, field: str) -> Float32s:

@@ -8,12 +8,12 @@ from collections.abc import AsyncGenerator
 from coresift.server.artifacts import Artifacts
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.session.coreset_ledger import Ledger
-from coresift.server.session.coreset_orders import JobSpec, Ordered
 from coresift.server.session.coreset_plans import Planner
-from coresift.server.session.coreset_records import Progress, job_cancelled
+from coresift.server.session.coreset_records import Progress
+from coresift.server.session.coreset_requests import Asked, JobSpec
 from coresift.server.session.coreset_results import Result
 from coresift.server.session.coreset_run import POLL_S
-from coresift.server.session.coreset_runs import Runner
+from coresift.server.session.coreset_runner import Runner
 from coresift.server.session.requests import Requests
 from coresift.server.state.store import Request, Store
 
@@ -27,23 +27,32 @@ class CoresetJobs:
         self._planner, self._runner, self._artifacts = planner, runner, artifacts
         self._ledger, self._requests = Ledger(store), Requests(store)
 
-    async def plan(self, ordered: Ordered) -> JobSpec:
-        """The job that was asked for: checked and resolved now, or as it was the first time.
+    async def plan(self, asked: Asked) -> JobSpec:
+        """The job that was asked for: checked, resolved and started now, or as it was the first
+        time, and then it is refused for no lack of room.
 
         Raises:
-            CoresiftError: what `Planner.plan` raises, REQUEST_ID_REUSED, JOB_CANCELLED.
+            CoresiftError: what `Planner.plan` and `Room.check` raise, REQUEST_ID_REUSED,
+                JOB_CANCELLED, and what the job failed of.
         """
-        record = await self._ledger.find(ordered.request.request_id)
-        if record is None:
-            record = await self._ledger.begin(await self._planner.plan(ordered))
-        return record.check(ordered.request).spec
+        record = await self._ledger.find(asked.request.request_id)
+        if record is not None:
+            return record.check(asked.request).spec
+        spec = await self._planner.plan(asked)
+        # It has its place from here on: of two that do not fit together the later one is refused.
+        with self._runner.admitted(spec):
+            spec = (await self._ledger.begin(spec)).check(asked.request).spec
+            if not self._runner.is_draining:
+                await self._runner.claim(spec, asked)
+        return spec
 
-    async def attach(self, spec: JobSpec, ordered: Ordered) -> AsyncGenerator[Progress | Result]:
+    async def attach(self, spec: JobSpec, asked: Asked) -> AsyncGenerator[Progress | Result]:
         """Start the job or join it: progress at least every half second, then the result.
 
         Raises:
             CoresiftError: JOB_CANCELLED, DRAINING, POOL_VERSION_NOT_LOADED, ARTIFACT_MISSING, and
-                what its inputs and its method raise.
+                what its inputs and its method raise: the same to all, also long after, unless
+                trying again may help.
         """
         while True:
             result = await self._finished(spec)
@@ -56,7 +65,7 @@ class CoresetJobs:
                     "this replica is shutting down; attach to the job on another",
                     retry_after_s=1.0,
                 )
-            run = self._runner.runs.get(spec.job_id) or await self._runner.claim(spec, ordered)
+            run = self._runner.runs.get(spec.job_id) or await self._runner.claim(spec, asked)
             if run is None:
                 await self._ledger.attend(spec.job_id)
                 heartbeat = await self._ledger.heartbeat(spec.job_id)
@@ -67,21 +76,18 @@ class CoresetJobs:
                 yield progress
 
     async def _finished(self, spec: JobSpec) -> Result | None:
-        """The result, None while there is none. JOB_CANCELLED."""
+        """The result, None while there is none. JOB_CANCELLED, or why it failed."""
         record = await self._ledger.find(spec.job_id)
         if record is None:  # abandoned at the very moment we came: it starts again
             record = await self._ledger.begin(spec)
-        if record.status == "cancelled":
-            raise job_cancelled(spec.job_id)
-        if record.summary is None:
+        summary = record.alive().summary
+        if summary is None:
             return None
-        table = await asyncio.to_thread(
-            self._artifacts.get, "coresets", record.summary.content_hash
-        )
-        return Result(record.summary, table)
+        table = await asyncio.to_thread(self._artifacts.get, "coresets", summary.content_hash)
+        return Result(summary, table)
 
     async def cancel(self, job_id: str, request: Request) -> bool:
-        """Stop a job wherever it runs; False if it had ended.
+        """Stop a job wherever it runs; False if it had ended, well or badly.
 
         Raises:
             CoresiftError: JOB_NOT_FOUND, REQUEST_ID_REUSED.

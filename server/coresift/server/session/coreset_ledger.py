@@ -1,9 +1,9 @@
 """What the store knows of core-set jobs: every read and every write of it.
 
 Three documents describe a job. ``jobs/<id>`` says what it is and, at the end, where its result
-lies; it is kept for 24 h. ``owners/<id>`` is the owner's heartbeat with its progress; when it
-lapses, the next attacher becomes the owner and starts the job again from the seed.
-``attached/<id>`` says that somebody waits on another replica.
+lies or why there is none; it is kept for 24 h. ``owners/<id>`` is the owner's heartbeat with its
+progress; when it lapses, the next attacher becomes the owner and starts the job again from the
+seed. ``attached/<id>`` says that somebody waits on another replica.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 
 from coresift.server.errors import CoresiftError
-from coresift.server.session.coreset_orders import JobSpec
-from coresift.server.session.coreset_records import Heartbeat, JobRecord, Summary
+from coresift.server.session.coreset_records import Failure, Heartbeat, JobRecord, Summary
+from coresift.server.session.coreset_requests import JobSpec
 from coresift.server.state.store import ANSWER_MS, Store
 
 OWNER_TTL_MS = 8_000
@@ -38,12 +38,18 @@ class Ledger:
         )
         return JobRecord.unpack(standing) if standing else record
 
-    async def end(self, job_id: str, status: str, summary: Summary | None = None) -> str | None:
+    async def end(
+        self,
+        job_id: str,
+        status: str,
+        summary: Summary | None = None,
+        failure: Failure | None = None,
+    ) -> str | None:
         """Write how a running job ended; returns the status that stands then, None for no job."""
         document = await self._store.get_document("jobs", job_id)
         if document is None or (record := JobRecord.unpack(document)).status != "running":
             return None if document is None else record.status
-        ended = JobRecord(record.spec, status, summary).pack()
+        ended = JobRecord(record.spec, status, summary, failure).pack()
         standing = await self._store.put_document(
             "jobs", job_id, ended, replaces=document, ttl_ms=ANSWER_MS
         )
@@ -52,8 +58,10 @@ class Ledger:
         return JobRecord.unpack(standing).status if standing else None
 
     async def forget(self, job_id: str) -> None:
-        """Remove a job that nobody wants."""
-        await self._store.delete_document("jobs", job_id)
+        """Remove a job that nobody wants, as long as it is said to run."""
+        document = await self._store.get_document("jobs", job_id)
+        if document is not None and JobRecord.unpack(document).status == "running":
+            await self._store.delete_document("jobs", job_id, only=document)
 
     async def attend(self, job_id: str) -> None:
         """Tell the owner, on another replica, that somebody waits for the job."""
@@ -92,7 +100,9 @@ class Ledger:
             standing = there or None  # a write of ours came through unanswered, or it lapsed
         return before
 
-    async def disown(self, job_id: str) -> None:
-        """Be the owner no more."""
+    async def disown(self, job_id: str, owner: str) -> None:
+        """Be the owner no more; another's heartbeat stays."""
         with contextlib.suppress(CoresiftError):  # else it lapses by itself
-            await self._store.delete_document("owners", job_id)
+            document = await self._store.get_document("owners", job_id)
+            if document and Heartbeat.unpack(document).owner == owner:
+                await self._store.delete_document("owners", job_id, only=document)

@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 
 from coresift.server.errors import CoresiftError, Reason
-from coresift.server.session.coreset_orders import JobSpec, Pinned
+from coresift.server.session.coreset_requests import JobSpec, Pinned
 from coresift.server.state.store import Request
 
 FORMAT = 2
@@ -41,12 +41,38 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a job failed, in the words of the error that ended it; it would fail again."""
+
+    reason: str
+    message: str
+    field: str | None
+    metadata: dict[str, str]
+
+    @classmethod
+    def of(cls, error: CoresiftError) -> Failure:
+        """What is kept of an error."""
+        return cls(error.reason.value, error.message, error.field, error.metadata)
+
+    def error(self) -> CoresiftError:
+        """The error again, for whoever attaches."""
+        again = CoresiftError(Reason(self.reason), self.message, field=self.field)
+        again.metadata = self.metadata
+        return again
+
+
+@dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A job's document. ``status`` is running, finished (then there is a summary) or cancelled."""
+    """A job's document.
+
+    ``status`` is running, finished (then there is a summary), failed (then there is a failure)
+    or cancelled.
+    """
 
     spec: JobSpec
     status: str
     summary: Summary | None = None
+    failure: Failure | None = None
 
     def pack(self) -> bytes:
         """As the store keeps it."""
@@ -69,23 +95,30 @@ class JobRecord:
                 "ask for it again under another request_id",
                 field="request_id",
             )
-        summary = content["summary"]
+        summary, failure = content["summary"], content["failure"]
         return cls(
             _spec(content["spec"]),
             content["status"],
             None if summary is None else Summary(**summary),
+            None if failure is None else Failure(**failure),
         )
 
     def check(self, request: Request) -> JobRecord:
-        """This, if the request asked for it. REQUEST_ID_REUSED, JOB_CANCELLED."""
+        """This, if the request asked for it. REQUEST_ID_REUSED, and what `alive` raises."""
         if self.spec.digest != request.digest:
             raise CoresiftError(
                 Reason.REQUEST_ID_REUSED,
                 f"job {self.spec.job_id!r} was asked for with other parameters",
                 field="request_id",
             )
+        return self.alive()
+
+    def alive(self) -> JobRecord:
+        """This, unless no result will come of it. JOB_CANCELLED, or why it failed."""
         if self.status == "cancelled":
             raise job_cancelled(self.spec.job_id)
+        if self.failure is not None:
+            raise self.failure.error()
         return self
 
 

@@ -54,7 +54,7 @@ class Found:
         )
 
 
-def find(recipe: Recipe, problem: Problem, buckets: int) -> Found:
+def carry_out(recipe: Recipe, problem: Problem, buckets: int) -> Found:
     """Select, measure, and tabulate; ``buckets`` of the order are numbered, none for 0."""
     problem.report("select", 0.0, None)
     selection = recipe.select(problem)

@@ -10,8 +10,8 @@ from threading import Event
 from typing import Any, TypeVar
 
 from coresift.server.pool.failures import Cancelled
-from coresift.server.session.coreset_orders import JobSpec, Ordered
 from coresift.server.session.coreset_records import Progress, job_cancelled
+from coresift.server.session.coreset_requests import Asked, JobSpec
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ class Run:
     """A job on this replica."""
 
     spec: JobSpec
-    ordered: Ordered
+    asked: Asked
     progress: Progress = field(default_factory=lambda: Progress("queued", 0.0))
     attached: int = 0
     attached_at: float = field(default_factory=time.monotonic)
@@ -80,6 +80,8 @@ class Run:
     async def unless_stopped(self, work: Awaitable[T]) -> T:
         """What ``work`` answers; it is given up once the run is stopped. Cancelled."""
         doing: asyncio.Future[T] = asyncio.ensure_future(work)
+        # Once it is given up, nobody wants to know what becomes of it.
+        doing.add_done_callback(lambda done: done.cancelled() or done.exception())
         stopping = asyncio.ensure_future(self.stopped.wait())
         try:
             either: set[asyncio.Future[Any]] = {doing, stopping}

@@ -46,7 +46,7 @@ async def head_at(live: LiveSession, basis: HeadBasis, store: Store, workers: Wo
 
 
 async def labelled_at(live: LiveSession, basis: HeadBasis, store: Store) -> Rows:
-    """Rows that had a vote at an earlier basis, int32, ascending."""
+    """Rows that had a vote at an earlier basis, int32, ascending. HEAD_NOT_FITTED as `head_at`."""
     return (await _snapshot_at(live, basis, store)).labelled()
 
 
@@ -57,7 +57,11 @@ async def _snapshot_at(live: LiveSession, basis: HeadBasis, store: Store) -> Sna
         wanted = min(PAGE, basis.revision - view.offset)
         entries = (await store.log(live.uid, view.offset, wanted)).entries
         if not entries:
-            break
+            raise CoresiftError(
+                Reason.HEAD_NOT_FITTED,
+                f"the log ends at revision {view.offset}: it no longer holds the labels up to "
+                f"{basis.revision}",
+            )
         for start in range(0, len(entries), APPLY_ENTRIES):
             view.apply(entries[start : start + APPLY_ENTRIES])
             await asyncio.sleep(0)

@@ -13,9 +13,9 @@ from coresift.server.arrays import Bools, Float32s, Rows
 from coresift.server.artifacts import Artifacts
 from coresift.server.head import Head
 from coresift.server.pool.pool import Pool
+from coresift.server.selection.doubt import shares
 from coresift.server.selection.plain import DOUBTS
 from coresift.server.selection.priority import random_order
-from coresift.server.selection.uncertainty import shares
 from coresift.server.session.config import GroupRule, SessionConfig, SignalFile
 from coresift.server.session.pools import Pools
 from coresift.server.state.store import NO_GROUP

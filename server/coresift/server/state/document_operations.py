@@ -79,13 +79,15 @@ class DocumentOperations:
             await scripts.DOCUMENT_SWEEP.run(self._link.client, [at.index, *gone], ended)
         return names, documents
 
-    async def delete_document(self, space: str, key: str) -> bool:
+    async def delete_document(self, space: str, key: str, *, only: bytes | None = None) -> bool:
         """See `Store.delete_document`."""
         at = SpaceKeys(space)
         there = await self._link.commit(
             "delete_document",
             lambda: scripts.DOCUMENT_DELETE.run(
-                self._link.client, [at.index, at.document(key)], [key]
+                self._link.client,
+                [at.index, at.document(key)],
+                [key, "0" if only is None else "1", only or b""],
             ),
             repeatable=False,
         )

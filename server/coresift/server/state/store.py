@@ -332,8 +332,8 @@ class Store(Protocol):
         Documents with a time to live are not listed."""
         ...
 
-    async def delete_document(self, space: str, key: str) -> bool:
-        """Remove a document; False if there was none."""
+    async def delete_document(self, space: str, key: str, *, only: bytes | None = None) -> bool:
+        """Remove a document, with ``only`` if it still is that; False if there was none such."""
         ...
 
     async def check(self) -> None:

@@ -15,6 +15,7 @@ from coresift.server.selection.parameters import Params, Value
 from coresift.server.state.store import Request
 
 DEFAULT_SAMPLER = "top"
+UNSAMPLED = "which chooses items by each other, without a sampler"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Pinned:
 
 
 @dataclass(frozen=True, slots=True)
-class Ordered:
+class Asked:
     """A ScoreCoreset as it was asked; ``pool`` or ``session_id`` is empty."""
 
     request: Request
@@ -92,14 +93,14 @@ class JobSpec:
     expected_bytes: int
 
 
-def recipe_of(ordered: Ordered) -> Recipe:
+def recipe_of(asked: Asked) -> Recipe:
     """The frozen recipe of what was asked. UNKNOWN_METHOD, INVALID_FIELD."""
-    method = method_of(ordered.method, ordered.params)
+    method = method_of(asked.method, asked.params)
     if isinstance(method, Rater):
-        sampler = sampler_of(ordered.sampler or DEFAULT_SAMPLER, ordered.sampler_params)
-        return Recipe(method, sampler, ordered.class_budgets)
-    if ordered.sampler:
-        raise invalid("sampler", f"has no meaning for {ordered.method}, which scores no items")
-    if ordered.sampler_params:
-        raise invalid("sampler_params", f"have no meaning for {ordered.method}")
-    return Recipe(method, None, ordered.class_budgets)
+        sampler = sampler_of(asked.sampler or DEFAULT_SAMPLER, asked.sampler_params)
+        return Recipe(method, sampler, asked.class_budgets)
+    if asked.sampler:
+        raise invalid("sampler", f"has no meaning for {asked.method}, {UNSAMPLED}")
+    if asked.sampler_params:
+        raise invalid("sampler_params", f"have no meaning for {asked.method}, {UNSAMPLED}")
+    return Recipe(method, None, asked.class_budgets)

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from coresift.server.arrays import Float32s, Float64s, Int64s
+from coresift.server.arrays import Float32s, Float64s, Int64s, Rows
+from coresift.server.coreset.items import squared_lengths
 from coresift.server.coreset.problem import Problem, Setting
 from coresift.server.coreset.sources import (
     Formula,
@@ -17,10 +18,9 @@ from coresift.server.coreset.sources import (
     by_rows,
     scanned,
 )
-from coresift.server.errors import invalid
 from coresift.server.head import Head, Task
+from coresift.server.selection.doubt import shares
 from coresift.server.selection.parameters import parameter
-from coresift.server.selection.uncertainty import shares
 
 Watched = Literal["signal", "proxy"]
 WATCHED = "signal: an upload; proxy: heads trained on the pool's embeddings"
@@ -69,7 +69,7 @@ class El2n(Sourced):
         if self.source == "head":
             return scanned(problem, _errors_of_head(problem))
         if (signal := self.uploaded_probabilities(problem)) is not None:
-            classes = _known_classes(problem, len(signal.columns), f"signal {self.signal!r}")
+            classes = problem.item_classes()
             return by_rows(problem, signal, lambda p, at: _errors(shares(p), classes[at]))
         return Sourced.rate(self, problem)
 
@@ -88,9 +88,12 @@ class Grand(Sourced):
     own_column: ClassVar[str] = "grand"
     compares: ClassVar[bool] = True
 
-    def objection(self, setting: Setting) -> str | None:
+    def objection(self, setting: Setting) -> tuple[str, str] | None:
         if setting.unit and self.source != "signal":
-            return "equals el2n times the root of 2 on vectors of length 1: use el2n"
+            return "method", (
+                "'grand' is el2n times the root of 2 on vectors of length 1: give 'el2n', "
+                "or source signal"
+            )
         return Sourced.objection(self, setting)
 
     def rate(self, problem: Problem) -> Float64s:
@@ -105,9 +108,7 @@ class Grand(Sourced):
 
 def _errors_of_head(problem: Problem) -> Formula:
     """|p - onehot(y)|_2 of the head at each item."""
-    head = problem.fitted()
-    count = 2 if head.task is Task.BINARY else len(head.weights)
-    classes = _known_classes(problem, count, "the head")
+    head, classes = problem.fitted(), problem.item_classes()
 
     def score(vectors: Float32s, positions: Int64s) -> Float64s:
         return _errors(_weights(head, vectors), classes[positions])
@@ -123,7 +124,7 @@ def _weights(head: Head, vectors: Float32s) -> Float64s:
     return np.asarray(np.exp(logits - logits.max(axis=1, keepdims=True)))
 
 
-def _errors(weights: Float64s, classes: Int64s) -> Float64s:
+def _errors(weights: Float64s, classes: Rows) -> Float64s:
     """|p - onehot(y)|_2 [m] of probabilities [m, K] up to a factor of each row."""
     others = weights / weights.sum(axis=1, keepdims=True)
     others[np.arange(len(others)), classes] = 0
@@ -133,17 +134,4 @@ def _errors(weights: Float64s, classes: Int64s) -> Float64s:
 
 def _lengths(vectors: Float32s) -> Float64s:
     """|(x, 1)|_2."""
-    wide = vectors.astype(np.float64)
-    return np.asarray(np.sqrt((wide * wide).sum(axis=1) + 1))
-
-
-def _known_classes(problem: Problem, count: int, what: str) -> Int64s:
-    """Class of each item, int64 [n], a number that the model knows. INVALID_FIELD."""
-    classes = problem.item_classes().astype(np.int64)
-    if (wrong := np.flatnonzero(classes >= count)).size:
-        row, number = int(problem.items.rows[wrong[0]]), int(classes[wrong[0]])
-        item = problem.items.pool.ids.ids_of(np.array([row]))[0]
-        raise invalid(
-            "class_signal", f"gives item {item!r} class {number}; {what} knows 0..{count - 1}"
-        )
-    return classes
+    return np.asarray(np.sqrt(squared_lengths(vectors) + 1))

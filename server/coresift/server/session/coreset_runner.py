@@ -9,22 +9,28 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
+
+import structlog
 
 from coresift.server.artifacts import Artifacts
 from coresift.server.coreset.problem import Problem
-from coresift.server.errors import CoresiftError
+from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
-from coresift.server.pool.failures import Cancelled
+from coresift.server.pool.rows import check
 from coresift.server.session.coreset_inputs import Inputs
 from coresift.server.session.coreset_ledger import Ledger
-from coresift.server.session.coreset_orders import JobSpec, Ordered, recipe_of
-from coresift.server.session.coreset_records import Heartbeat, Summary
-from coresift.server.session.coreset_results import find
+from coresift.server.session.coreset_records import Failure, Heartbeat, Summary
+from coresift.server.session.coreset_requests import Asked, JobSpec, recipe_of
+from coresift.server.session.coreset_results import carry_out
+from coresift.server.session.coreset_room import Room
 from coresift.server.session.coreset_run import Run, happens
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import Store
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -38,7 +44,7 @@ PATIENCE_S = 60.0
 
 
 class Runner:
-    """Runs jobs, ``at_once`` at a time, in the order in which they came."""
+    """Runs jobs, as many at a time as there are turns, in the order in which they came."""
 
     def __init__(
         self,
@@ -47,30 +53,47 @@ class Runner:
         artifacts: Artifacts,
         workers: Workers,
         metrics: Metrics,
-        at_once: int,
+        room: Room,
     ) -> None:
-        """``workers`` has a thread for each of the ``at_once``."""
+        """``workers`` has a thread for each turn."""
         self._inputs, self._ledger = inputs, Ledger(store)
         self._artifacts, self._workers, self._metrics = artifacts, workers, metrics
-        self._turns = asyncio.Semaphore(at_once)
+        self._room, self._turns = room, asyncio.Semaphore(room.turns)
+        self._coming: list[JobSpec] = []
         self._owner = secrets.token_hex(8)
         self.runs: dict[str, Run] = {}
         """By job."""
         self.is_draining = False
 
-    async def claim(self, spec: JobSpec, ordered: Ordered) -> Run | None:
+    @contextmanager
+    def admitted(self, spec: JobSpec) -> Iterator[None]:
+        """A place for a new job until it is among the runs. TOO_LARGE, OVERLOADED.
+
+        Nothing is booked twice: two calls with one request_id make one job.
+        """
+        here = {run.spec.job_id: run.spec for run in self.runs.values()}
+        here |= {coming.job_id: coming for coming in self._coming}
+        if spec.job_id not in here:
+            self._room.check(spec, here.values())
+        self._coming.append(spec)
+        try:
+            yield
+        finally:
+            self._coming.remove(spec)
+
+    async def claim(self, spec: JobSpec, asked: Asked) -> Run | None:
         """Become a job's owner and start it; None if another replica owns it.
 
         Raises:
             CoresiftError: POOL_VERSION_NOT_LOADED.
         """
         self._inputs.pool(spec)
-        run = Run(spec, ordered)
+        run = Run(spec, asked)
         heartbeat = self._heartbeat(run)
         if not await self._ledger.claim(spec.job_id, heartbeat):
             return self.runs.get(spec.job_id)
         if self.is_draining:
-            await self._ledger.disown(spec.job_id)
+            await self._ledger.disown(spec.job_id, self._owner)
             return None
         # From the claim on the heart must beat: whatever takes time happens in the task.
         run.begin(self._workers.spawn(self._run(run, heartbeat)))
@@ -89,18 +112,18 @@ class Runner:
         watch = asyncio.create_task(self._watch(run, heartbeat, done))
         try:
             end = await self._work(run)
-        except Cancelled:
-            end = "cancelled" if run.is_cancelled else "abandoned"
-            await self._leave(run)
+        except Exception as error:
+            # Whatever goes wrong once it is stopped comes of that.
+            end = await (self._leave(run) if run.stop.is_set() else self._fail(run, error))
         finally:
             done.set()
             await watch  # it must not beat any more
-            if self.runs.get(run.spec.job_id) is run:
-                del self.runs[run.spec.job_id]
             if end:
                 self._metrics.coreset_jobs.labels(run.spec.method, end).inc()
             if not run.is_lost:
-                await self._ledger.disown(run.spec.job_id)
+                await self._ledger.disown(run.spec.job_id, self._owner)
+            if self.runs.get(run.spec.job_id) is run:
+                del self.runs[run.spec.job_id]
 
     async def _work(self, run: Run) -> str:
         """From the queue to the stored result; returns how the job ended, "" if it had before."""
@@ -124,21 +147,37 @@ class Runner:
             self._turns.release()
 
     async def _problem(self, run: Run) -> Problem:
-        return await self._inputs.problem(run.spec, run.ordered, run.report, run.stop.is_set)
+        return await self._inputs.problem(run.spec, run.asked, run.report, run.stop.is_set)
 
     def _selected(self, run: Run, problem: Problem) -> Summary:
-        found = find(recipe_of(run.ordered), problem, run.ordered.pacing_buckets)
+        found = carry_out(recipe_of(run.asked), problem, run.asked.pacing_buckets)
+        check(run.stop.is_set)
         run.report("store", 0.0, found.selection.objective)
         artifact = self._artifacts.put("coresets", found.table)
         return found.summary(run.seconds(), artifact)
 
-    async def _leave(self, run: Run) -> None:
-        """Forget a job that was abandoned, unless somebody wants it after all."""
-        if run.is_cancelled or run.is_lost or self.is_draining or run.attached:
-            return
+    async def _leave(self, run: Run) -> str:
+        """What becomes of a stopped run; an abandoned job is forgotten, unless somebody wants it
+        after all."""
+        if run.is_cancelled:
+            return "cancelled"
+        is_wanted = run.is_lost or self.is_draining or run.attached
         # Kept for whoever attached at the last moment on another replica.
-        if not await self._ledger.is_attended(run.spec.job_id):
+        if not (is_wanted or await self._ledger.is_attended(run.spec.job_id)):
             await self._ledger.forget(run.spec.job_id)
+        return "abandoned"
+
+    async def _fail(self, run: Run, error: Exception) -> str:
+        """Write down why a job failed, so that all who attach are told the same; returns how it
+        ended. Raises what may be over when somebody attaches again: then it stays as it is."""
+        told = error if isinstance(error, CoresiftError) else _defect(run, error)
+        if told.retry_after_s is not None or isinstance(error, OSError | MemoryError):
+            raise told from error
+        failure = Failure.of(told)
+        status = await self._patiently(
+            run, lambda: self._ledger.end(run.spec.job_id, "failed", failure=failure)
+        )
+        return status or "failed"
 
     async def _patiently(self, run: Run, call: Callable[[], Awaitable[T]]) -> T:
         """What ``call`` answers; while the store is away it is called again for a while."""
@@ -177,3 +216,12 @@ class Runner:
             is_lonely = time.monotonic() - run.attached_at > run.spec.grace_s
             if run.is_lost or (is_lonely and not run.attached):
                 run.give_up()
+
+
+def _defect(run: Run, error: Exception) -> CoresiftError:
+    """What is told of a defect; the log says more of it."""
+    incident = secrets.token_hex(6)
+    log.error("incident", incident=incident, job_id=run.spec.job_id, exc_info=error)
+    return CoresiftError(
+        Reason.INTERNAL, f"a defect of the server, incident {incident}", incident=incident
+    )
