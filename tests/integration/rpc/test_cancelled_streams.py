@@ -26,8 +26,11 @@ def cancel_in_the_midst(listen: str, caller: int) -> int:
             )
             request.grace_period.FromSeconds(1)
             stream = service.ScoreCoreset(request)
-            for _ in range((caller + number) % 3):
-                next(stream)
+            try:
+                for _ in range((caller + number) % 3):
+                    next(stream)
+            except grpc.RpcError as error:  # jobs that nobody waits for fill the queue for a while
+                assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, error
             cancelled += stream.cancel()
     return cancelled
 
