@@ -71,6 +71,7 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
         "session_id",
     ),
     ("method", {"method": "sea"}, "UNKNOWN_METHOD", "method"),
+    ("a sampler as the method", {"method": "ccs"}, "UNKNOWN_METHOD", "method"),
     ("parameter", {"params": params(sea=1)}, FIELD, "params.sea"),
     ("parameter of no scalar", {"params": params(sea=[1])}, FIELD, "params.sea"),
     ("sampler", {"sampler": "top"}, FIELD, "sampler"),

@@ -40,6 +40,12 @@ METHODS: Mapping[str, type[Selector] | type[Rater]] = {
 
 def method_of(name: str, params: Params) -> Selector | Rater:
     """The frozen method of a name and parameters. UNKNOWN_METHOD, INVALID_FIELD."""
+    if name in SAMPLERS:
+        raise CoresiftError(
+            Reason.UNKNOWN_METHOD,
+            f"{name!r} is a sampler: name it as such, beside a method that scores items",
+            field="method",
+        )
     if name not in METHODS:
         raise _unknown("core-set method", name, METHODS, "method")
     return read(METHODS[name], dict(params), "params")
