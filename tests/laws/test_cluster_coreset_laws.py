@@ -198,6 +198,54 @@ def test_semdedup_is_its_definition(pool: Pool, keep: Any, is_part: bool) -> Non
     assert len(found.positions) == len(rows)  # no cosine is above 1
 
 
+@pytest.mark.parametrize("keep", ["far", "near", "random"])
+def test_semdedup_of_copies_is_its_definition(tmp_path: Path, keep: Any) -> None:
+    """Of five directions, one the double of another, and of zero vectors."""
+    X = np.random.default_rng(3).standard_normal((6, 3)).astype(np.float32)
+    X[1], X[5] = 2 * X[0], 0
+    pool = make_pool(tmp_path, X[np.random.default_rng(4).integers(0, 6, 120)], metric="ip")
+    redundancy = slow_redundancy(pool, np.arange(120), keep, seed=7)
+    order = sorted(range(120), key=lambda p: (redundancy[p], p))
+    found = SemDeDup(keep=keep).select(a_problem(pool, 120))
+    assert found.positions.tolist() == order
+    assert found.scores.tolist() == [1 - redundancy[p] for p in order]
+
+
+@pytest.mark.parametrize("keep", ["far", "random"])
+def test_semdedup_compares_copies_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: Any
+) -> None:
+    X = np.random.default_rng(5).standard_normal((2_000, 8)).astype(np.float32)
+    X[200:1_400], X[1_400:] = X[0], 0
+    pool = make_pool(tmp_path, X, metric="ip")
+    compared: list[int] = []
+    largest_before = semdedup._largest_before
+
+    def counted(problem_items: Any, places: Any, start: int) -> Any:
+        compared.append(len(places))
+        return largest_before(problem_items, places, start)
+
+    monkeypatch.setattr(semdedup, "_largest_before", counted)
+    found = SemDeDup(keep=keep).select(a_problem(pool, 2_000))
+    assert sum(compared) <= 201
+    assert (found.scores[-1_199:] == 0).all()
+
+
+def test_equal_prints_are_not_taken_for_copies(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is the first with its print is compared with the others, vector by vector."""
+    expected = SemDeDup().select(a_problem(pool, N))
+    scanned = semdedup._scanned
+
+    def coarse(problem: Any) -> Any:
+        similarities, prints = scanned(problem)
+        return similarities, np.sign(prints)
+
+    monkeypatch.setattr(semdedup, "_scanned", coarse)
+    found = SemDeDup().select(a_problem(pool, N))
+    assert found.positions.tolist() == expected.positions.tolist()
+    assert found.scores.tolist() == expected.scores.tolist()
+
+
 @pytest.mark.parametrize("threshold", [0.5, 0.95, 0.9999])
 def test_no_two_kept_items_of_a_cluster_are_alike(pool: Pool, threshold: float) -> None:
     """And whatever is removed is alike to an item of its cluster that comes before it."""

@@ -124,6 +124,33 @@ def test_herding_breaks_ties_by_row(
     assert found.scores.tolist() == scores
 
 
+@pytest.mark.parametrize("huge", [False, True], ids=["copies", "one huge row"])
+def test_herding_fetches_what_is_near_in_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, huge: bool
+) -> None:
+    """All copies tie, and within the error of one huge row all others do."""
+    X = np.ones((300, 2), np.float32)
+    if huge:
+        X = clustered(5, 300)
+        X[170] *= 1e8
+    pool = make_pool(tmp_path, X, metric="ip")
+    fetched: list[int] = []
+    fetch = items.Items.fetch
+
+    def counted(own: items.Items, positions: Any) -> Any:
+        fetched.append(len(positions))
+        return fetch(own, positions)
+
+    monkeypatch.setattr(items.Items, "fetch", counted)
+    monkeypatch.setattr(herding, "_NEAR", 32)
+    found = Herding().select(a_problem(pool, 20))
+    assert max(fetched) == 32
+    chosen, scores = slow_herding(rows_of(pool), 20)
+    np.testing.assert_allclose(found.scores, scores, rtol=1e-9)
+    if not huge:
+        assert found.positions.tolist() == chosen == list(range(20))
+
+
 def test_the_mean_of_a_herd_comes_near_the_mean_of_all(tmp_path: Path) -> None:
     pool = make_pool(tmp_path, clustered(4, 3_000))
     errors = [-float(Herding().select(a_problem(pool, b)).objective or 0) for b in (10, 100, 400)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,41 @@ def test_a_join_of_all_lists_is_exact(
         twin = np.einsum("ikd,id->ik", X[neighbours], X[positions])
         np.testing.assert_allclose(products, twin, rtol=1e-5, atol=1e-5)
     assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("k", [1, 4, 40])
+@pytest.mark.parametrize("levels", [0, 1])
+def test_ties_of_a_join_go_to_the_first_positions(
+    monkeypatch: pytest.MonkeyPatch, k: int, levels: int
+) -> None:
+    """Whole numbers: products are exact, and nearly all tie."""
+    monkeypatch.setattr(joins, "ROWS", 13)
+    monkeypatch.setattr(joins, "COLUMNS", 64)
+    chance = np.random.default_rng(10)
+    X = chance.integers(-levels, levels + 1, (300, 3)).astype(np.float32)
+    X[chance.permutation(300)[:150]] = 1
+    numbers = chance.integers(0, 5, 300).astype(np.int32)
+    others = X @ X.T
+    np.fill_diagonal(others, -np.inf)
+    expected = np.argsort(-others, axis=1, kind="stable")[:, :k]
+    found = np.full((300, k), -1)
+    for positions, neighbours, products in self_join(X.__getitem__, numbers, X[:5], k, probes=400):
+        found[positions] = neighbours
+        assert (products == np.take_along_axis(others[positions], neighbours, axis=1)).all()
+    assert found.tolist() == expected.tolist()
+
+
+def test_a_join_of_copies_looks_again_at_a_few_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joins, "COLUMNS", 500)
+    monkeypatch.setattr(joins, "in_order", map)  # on one thread
+    X = np.ones((4_000, 4), np.float32)
+    X[::2] = np.random.default_rng(11).standard_normal((2_000, 4))
+    tracemalloc.start()
+    for _ in self_join(X.__getitem__, np.zeros(4_000, np.int32), X[1:2] / 2, 8):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8e6  # all that tie: 256 rows of 2,000 pairs of 20 bytes, and their order
 
 
 def test_a_join_of_small_lists_widens(monkeypatch: pytest.MonkeyPatch) -> None:

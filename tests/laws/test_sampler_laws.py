@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,24 @@ def test_never_correct_is_the_hardest_other_plus_one() -> None:
     assert finite(np.array([0.5])).tolist() == [0.5]
 
 
+@pytest.mark.parametrize("size", [2.0**53, 2.0**53 + 2, 1e30])
+def test_never_correct_is_harder_than_the_largest_numbers(size: float) -> None:
+    first, last = finite(np.array([np.inf, size, -size, -np.inf]))[[0, 3]].tolist()
+    assert first == max(math.nextafter(size, math.inf), size + 1) > size
+    assert last == -first
+
+
+@pytest.mark.parametrize(
+    ("beta", "n", "cut"), [(0.29, 100, 29), (0.57, 100, 57), (0.1, 10, 1), (0.3, 9, 2)]
+)
+def test_ccs_cuts_the_share_as_it_is_written(beta: float, n: int, cut: int) -> None:
+    """In float64 0.29 times 100 is less than 29."""
+    assert Ccs(beta).objection(Setting(n, 4, n - cut)) is None
+    refused = Ccs(beta).objection(Setting(n, 4, n - cut + 1))
+    assert refused is not None
+    assert f"cuts the hardest {cut} of" in refused[1]
+
+
 # --- top ---------------------------------------------------------------------------------------
 
 
@@ -128,7 +147,7 @@ def slow_ccs(problem: Problem, difficulty: Any, beta: float, count: int) -> dict
     """Which positions each stratum gives, each stratum's in the order of the hash."""
     scores, budget = slow_finite(difficulty), problem.size()
     hardest_last = sorted(range(len(scores)), key=lambda at: (scores[at], at))
-    kept = sorted(hardest_last[: len(scores) - math.floor(beta * len(scores))])
+    kept = sorted(hardest_last[: len(scores) - math.floor(Fraction(str(beta)) * len(scores))])
     members: dict[int, list[int]] = {}
     for at, stratum in zip(kept, slow_strata([scores[at] for at in kept], count), strict=True):
         members.setdefault(stratum, []).append(at)

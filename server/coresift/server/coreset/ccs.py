@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class Ccs:
     def objection(self, setting: Setting) -> tuple[str, str] | None:
         n, budget, cut = setting.n, setting.budget, self._cut(setting.n)
         if budget > n - cut:
-            most = math.floor((n - budget) / n * 1e4) / 1e4
+            most = (n - budget) * 10_000 // n / 10_000
             return "sampler_params.beta", (
                 f"of {self.beta:g} cuts the hardest {cut:,} of {n:,} items, which leaves fewer "
                 f"than the budget of {budget:,}: give at most {most:g}"
@@ -61,7 +61,8 @@ class Ccs:
         return kept[np.concatenate(taken)[by_turns(shares.tolist())]]
 
     def _cut(self, n: int) -> int:
-        return math.floor(self.beta * n)
+        # As it is written: in float64 0.29 of 100 is less than 29.
+        return int(Fraction(str(self.beta)) * n)
 
 
 def _strata(scores: Float64s, count: int) -> Int64s:

@@ -76,7 +76,11 @@ def neighbour_graph(problem: Problem, k: int) -> Graph:
 
 
 def flops_of_graph(setting: Setting, k: int) -> float:
-    """Floating-point operations of `neighbour_graph`, an estimate."""
+    """Floating-point operations of `neighbour_graph`, an estimate.
+
+    A setting does not know the sizes of clusters: where one holds much of a pool, its lists are
+    up to eight times as long (`self_join`), and so is the work.
+    """
     n, d = setting.n, setting.dimension
     if setting.unit and setting.neighbours >= k:
         return 20.0 * n * k * d

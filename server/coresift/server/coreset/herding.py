@@ -17,6 +17,8 @@ KEPT_BYTES = 512 * 2**20
 """Of some rows of a pool: up to this size they are fetched once, not anew for every choice."""
 _BLOCK = 16_384
 """Kept vectors of one product."""
+_NEAR = 4_096
+"""Near-tied vectors that are fetched at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +91,16 @@ class _Leader:
         found = list(self._leading(np.asarray(w[:, None], np.float32), slack))
         best = max(float(products.max(initial=-np.inf)) for _, products in found)
         near = np.sort(np.concatenate([at[products >= best - slack] for at, products in found]))
-        exact = matrix_products(items.fetch(near), w[None, :])[:, 0]
-        first = int(exact.argmax())  # of equals the first
-        self._taken[near[first]] = True
-        return int(near[first]), float(exact[first])
+        leader, product = -1, -np.inf
+        for start in range(0, len(near), _NEAR):  # of copies all rows are near
+            items.check()
+            part = near[start : start + _NEAR]
+            exact = matrix_products(items.fetch(part), w[None, :])[:, 0]
+            first = int(exact.argmax())  # of equals the first
+            if exact[first] > product:
+                leader, product = int(part[first]), float(exact[first])
+        self._taken[leader] = True
+        return leader, product
 
     def _leading(self, column: Float32s, slack: float) -> Iterator[tuple[Int64s, Float64s]]:
         """Of each block the open positions within the slack of its best, and their products."""

@@ -20,8 +20,11 @@ def first_of(keys: Float64s, count: int) -> Int64s:
 def finite(difficulty: Float64s) -> Float64s:
     """Difficulties, float64 [n], with infinity ("never correct") as the largest other plus one.
 
-    Samplers that compute with difficulties need numbers; the order stays as it is.
+    Samplers that compute with difficulties need numbers; the order stays as it is: where numbers
+    are so large that one more is lost (2^53), it is the next one that float64 has.
     """
     there = difficulty[np.isfinite(difficulty)]
     low, high = (there.min(), there.max()) if len(there) else (0.0, 0.0)
-    return np.nan_to_num(difficulty, posinf=high + 1, neginf=low - 1)
+    above = max(high + 1, np.nextafter(high, np.inf))
+    below = min(low - 1, np.nextafter(low, -np.inf))
+    return np.nan_to_num(difficulty, posinf=above, neginf=below)

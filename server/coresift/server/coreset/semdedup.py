@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from coresift.server.arrays import Float32s, Float64s, Int64s
+from coresift.server.arrays import Bools, Float32s, Float64s, Int64s, Rows
 from coresift.server.coreset.items import SCAN_BYTES, Items, Part, divisors
 from coresift.server.coreset.problem import Cost, Needs, Problem, Selection, Setting
 from coresift.server.coreset.ranking import first_of
@@ -38,6 +38,9 @@ class SemDeDup:
     kept items of a cluster are more alike. Otherwise the ``budget`` items with the largest scores
     are. Both from the largest score, ties by row.
 
+    Copies are compared once: exact ones (of the direction) with the first of them in their
+    cluster alone. The others of a cluster are compared all with all.
+
     Departures: clusters are those stored with the pool, about the square root of its size, and
     not a k-means of its own; they are of the whole pool, also where only some items are looked at.
 
@@ -61,9 +64,14 @@ class SemDeDup:
         return None
 
     def cost(self, setting: Setting) -> Cost:
+        """What it takes if clusters hold about sqrt(n) items.
+
+        A setting does not know how large they are, nor how many items are copies: a cluster of m
+        different items takes m^2 d operations more than is said here.
+        """
         # Clusters are uneven, which doubles the pairs; float64 doubles their time.
         pairs = setting.n**1.5
-        return Cost(4.0 * pairs * setting.dimension, 4, 64.0 * setting.n + SCAN_BYTES)
+        return Cost(4.0 * pairs * setting.dimension, 4, 96.0 * setting.n + SCAN_BYTES)
 
     def select(self, problem: Problem) -> Selection:
         redundancy = self._redundancies(problem)
@@ -80,13 +88,19 @@ class SemDeDup:
         """Largest cosine of each item to one before it in its cluster, float64 [n]."""
         items = problem.items
         clusters = items.pool.clusters[items.rows]
-        order = np.argsort(self._precedence(problem), kind="stable")
+        similarities, prints = _scanned(problem)
+        order = np.argsort(self._precedence(problem, similarities), kind="stable")
         items.check()
         order = order[np.argsort(clusters[order], kind="stable")]
-        sizes = np.bincount(clusters)
+        items.check()
+        copies = _copies(items, order, clusters, prints)
+        redundancy = np.empty(len(items))
+        # A zero vector's cosine is 0, and its print too.
+        redundancy[order[copies]] = prints[order[copies]] != 0
+        order = order[~copies]
+        sizes = np.bincount(clusters[order])
         blocks = list(_blocks(sizes[sizes > 0]))
         work = np.cumsum([(end - start) * (end - first) for first, start, end in blocks])
-        redundancy = np.empty(len(items))
 
         def visit(block: tuple[int, int, int]) -> tuple[int, int, Float64s]:
             first, start, end = block
@@ -97,36 +111,64 @@ class SemDeDup:
             problem.report("score", 0.1 + 0.9 * float(done / work[-1]), None)
         return redundancy
 
-    def _precedence(self, problem: Problem) -> Float64s:
+    def _precedence(self, problem: Problem, similarities: Float64s) -> Float64s:
         """Number of each item by which the items of a cluster are ordered, ascending."""
         if self.keep == "random":
             return -priorities(problem.seed, "semdedup", problem.items.rows)
-        similarities = _to_centroids(problem)
         return similarities if self.keep == "far" else -similarities
 
 
-def _to_centroids(problem: Problem) -> Float64s:
-    """Cosine of each item and its centroid times the centroid's length, float64 [n]."""
+def _scanned(problem: Problem) -> tuple[Float64s, Float64s]:
+    """Cosine of each item and its centroid times the centroid's length, and the item's print: its
+    direction times a random vector, the same for copies; float64 [n] each."""
     items = problem.items
     pool = items.pool
-    found = np.empty(len(items))
+    chance = priorities(0, "semdedup print", np.arange(items.dimension, dtype=np.int32)) - 0.5
+    similarities, prints = np.empty(len(items)), np.empty(len(items))
 
-    def visit(part: Part) -> tuple[Int64s, Float64s]:
+    def visit(part: Part) -> tuple[Int64s, Float64s, Float64s]:
         positions = part.positions
         clusters = pool.clusters[items.rows[positions]]
         vectors = part.vectors()
-        own = np.empty(len(positions))
+        near, own = np.empty(len(positions)), np.empty(len(positions))
         for start in range(0, len(own), ROWS):
             rows = slice(start, start + ROWS)
-            own[rows] = (_directions(vectors[rows]) * pool.centroids[clusters[rows]]).sum(axis=1)
-        return positions, own
+            directions = _directions(vectors[rows])
+            near[rows] = (directions * pool.centroids[clusters[rows]]).sum(axis=1)
+            directions *= chance
+            own[rows] = directions.sum(axis=1)
+        return positions, near, own
 
     done = 0
-    for positions, own in items.scan(visit):
-        found[positions] = own
+    for positions, near, own in items.scan(visit):
+        similarities[positions], prints[positions] = near, own
         done += len(positions)
         problem.report("score", 0.1 * done / len(items), None)
-    return found
+    return similarities, prints
+
+
+def _copies(items: Items, order: Int64s, clusters: Rows, prints: Float64s) -> Bools:
+    """Of the places of an order by cluster those with the same direction as an earlier one of
+    their cluster, bool [n]: the first with their print is that one."""
+    own, mark = clusters[order], prints[order]
+    by_print = np.lexsort((mark, own))
+    own, mark = own[by_print], mark[by_print]
+    items.check()
+    is_first = np.append(True, (own[1:] != own[:-1]) | (mark[1:] != mark[:-1]))
+    later = np.flatnonzero(~is_first)
+    first = np.flatnonzero(is_first)[np.cumsum(is_first)[later] - 1]
+    copies = np.zeros(len(order), np.bool_)
+
+    def same(start: int) -> tuple[Int64s, Bools]:
+        items.check()
+        part = slice(start, start + COLUMNS)
+        ours, theirs = by_print[later[part]], by_print[first[part]]
+        one, other = (_directions(items.fetch(order[at])) for at in (ours, theirs))
+        return ours, (one == other).all(axis=1)
+
+    for ours, are_same in in_order(same, range(0, len(later), COLUMNS)):
+        copies[ours] = are_same
+    return copies
 
 
 def _blocks(sizes: Int64s) -> Iterator[tuple[int, int, int]]:
