@@ -29,8 +29,10 @@ def cancel_in_the_midst(listen: str, caller: int) -> int:
             try:
                 for _ in range((caller + number) % 3):
                     next(stream)
-            except grpc.RpcError as error:  # jobs that nobody waits for fill the queue for a while
-                assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, error
+            except grpc.RpcError as error:
+                # Jobs that nobody waits for any more fill the queue for a while.
+                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise
             cancelled += stream.cancel()
     return cancelled
 
