@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from tests.fixtures.coreset_cases import CASES, METRICS, Case
 from tests.fixtures.pools import make_pool
+from tests.fixtures.threads import on_one_thread
 
-from coresift.server.pool.parallel import stay_alone
 from coresift.server.pool.pool import Pool
 
 ITEMS, D = 100_000, 64
@@ -43,13 +42,11 @@ def longest_gap(run: Callable[[Callable[[], bool]], object]) -> float:
         return False
 
     def alone() -> None:
-        stay_alone()
         stop()
         run(stop)
         stop()
 
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(alone).result()
+    on_one_thread(alone)
     return float(np.diff(asked).max())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fixtures.pools import make_pool
+from tests.fixtures.threads import on_one_thread
 
 from coresift.server.arrays import Float64s, Rows
 from coresift.server.head import HeadConfig, Task
-from coresift.server.pool.parallel import stay_alone
 from coresift.server.pool.pool import Pool
 from coresift.server.selection import (
     coverage,
@@ -260,9 +259,8 @@ def test_neither_blocks_nor_threads_matter(
     labelled = drawn(6, 30)
     candidates = free(labelled)
     whole = rank(strategy, pool, labelled, candidates, N)
-    with ThreadPoolExecutor(1, initializer=stay_alone) as alone:
-        job = alone.submit(rank, strategy, pool, labelled, candidates, N)
-        assert same(job.result(), whole)
+    alone = on_one_thread(lambda: rank(strategy, pool, labelled, candidates, N))
+    assert same(alone, whole)
     monkeypatch.setattr(coverage, "PRODUCT", 1)
     monkeypatch.setattr(coverage, "PAIRS", 7)
     monkeypatch.setattr(nearest_centres, "BLOCK", 13)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,13 +13,13 @@ import numpy.typing as npt
 import pytest
 from tests.fixtures.coresets import a_problem, rows_of
 from tests.fixtures.pools import make_pool
+from tests.fixtures.threads import on_one_thread
 
 from coresift.server.coreset import proxy
 from coresift.server.coreset.methods import method_of
 from coresift.server.coreset.problem import Problem, Rater, Setting
 from coresift.server.coreset.proxy import Dynamics, Training
 from coresift.server.pool.failures import Cancelled
-from coresift.server.pool.parallel import stay_alone
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.priority import priorities
 
@@ -151,12 +150,7 @@ def test_a_record_depends_on_the_seed_alone(pool: Pool) -> None:
     assert same(first, record(a_problem(pool, 1, **given), runs=5))
     assert not same(first, record(a_problem(pool, 1, seed=8, **given), runs=5))
 
-    def alone() -> Dynamics:
-        stay_alone()
-        return record(a_problem(pool, 1, **given), runs=5)
-
-    with ThreadPoolExecutor(1) as thread:
-        assert same(first, thread.submit(alone).result())
+    assert same(first, on_one_thread(lambda: record(a_problem(pool, 1, **given), runs=5)))
 
 
 def test_items_outside_play_no_part(pool: Pool, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from coresift.server.config import ServeConfig, address, resolve_device
 from coresift.server.errors import StartError
 from coresift.server.memory import return_large_blocks
 from coresift.server.metrics import Metrics
-from coresift.server.pool.parallel import limit_blas, stay_alone
+from coresift.server.pool.parallel import limit_blas, stay_behind
 from coresift.server.pool.pool import Pool
 from coresift.server.rpc.interceptor import CallInterceptor
 from coresift.server.rpc.service import SERVICE, SelectionService
@@ -146,7 +146,7 @@ async def _services(
     config: ServeConfig, pools: Pools, store: Store, metrics: Metrics, stack: AsyncExitStack
 ) -> Services:
     artifacts = Artifacts(config.artifact_root())
-    workers, job_workers = Workers(config.worker_threads), Workers(JOBS_AT_ONCE, stay_alone)
+    workers, job_workers = Workers(config.worker_threads), Workers(JOBS_AT_ONCE, stay_behind)
     stack.push_async_callback(workers.drain, 1.0)
     stack.push_async_callback(job_workers.drain, 1.0)
     loader = Loader(pools, artifacts)

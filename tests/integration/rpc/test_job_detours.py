@@ -614,7 +614,7 @@ async def test_what_may_pass_is_no_failure_of_the_job(
     stream = await one.attach(asked)
     one.let_go()
     first = await reason_of(stream.result())
-    assert first is (Reason.STATE_UNAVAILABLE if away_is_the_store else Reason.INTERNAL)
+    assert first is (Reason.STATE_UNAVAILABLE if away_is_the_store else Reason.OVERLOADED)
     await until(lambda: not one.runner.runs)
     monkeypatch.setattr(one.inputs, "problem", prepare)
     assert (await (await one.attach(asked)).result()).num_rows == 150

@@ -246,10 +246,14 @@ def coreset_stream(ids: list[str]) -> list[Any]:
     ]
 
 
+def at(share: float) -> Any:
+    return pb.ScoreCoresetResponse(progress=pb.CoresetProgress(phase="select", share=share))
+
+
 def test_a_coreset_attaches_again_and_starts_its_result_over() -> None:
     whole = coreset_stream(["a", "bc"])
-    # Each stream gets further than the attempt limit would allow: progress forgives failures.
-    streams = [[*whole[:3], unavailable()] for _ in range(20)] + [whole]
+    # More failures than the attempt limit allows: getting further forgives them.
+    streams = [[whole[0], at(0.01 * n), unavailable()] for n in range(20)] + [whole]
     driver = Driver(lambda _name, _request: streams.pop(0))  # type: ignore[arg-type,return-value]
     heard: list[float] = []
     flow = coreset.score_coreset(
@@ -264,9 +268,10 @@ def test_a_coreset_attaches_again_and_starts_its_result_over() -> None:
     assert len({send.request.request_id for send in driver.sent}) == 1  # type: ignore[union-attr]
 
 
-def test_a_job_that_no_replica_can_run_is_given_up() -> None:
-    plan = coreset_stream(["a"])[:1]
-    driver = Driver(lambda _name, _request: iter([*plan, unavailable()]))  # type: ignore[arg-type,return-value,list-item]
+@pytest.mark.parametrize("shown", [1, 2])
+def test_a_job_that_never_gets_further_is_given_up(shown: int) -> None:
+    begun = coreset_stream(["a"])[:shown]
+    driver = Driver(lambda _name, _request: iter([*begun, unavailable()]))  # type: ignore[arg-type,return-value,list-item]
     with pytest.raises(Unavailable):
         driver.run(coreset.score_coreset("random", 1, pool="p"))
     assert 1 < len(driver.sent) < 20

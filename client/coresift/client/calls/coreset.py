@@ -133,13 +133,14 @@ def _attach(
 ) -> Flow[Coreset]:
     """Read a job's stream to its end, from the beginning again after a lost connection."""
     retry = Retry((yield Ask()), timed=False)
+    farthest: dict[str, float] = {}
     while True:
-        parts = _Parts(on_progress)
+        parts = _Parts(on_progress, farthest)
         opened: Stream | None = None
         try:
             opened = yield Open(SCORE.name, request, metadata(request.session_id))
             while (message := (yield Receive(opened))) is not None:
-                if message.WhichOneof("part") != "plan":  # which says nothing of the work
+                if parts.gets_further(message):
                     retry.reset()
                 parts.take(message)
         except CoresiftError as error:
@@ -154,11 +155,29 @@ def _attach(
 class _Parts:
     """The messages of a job's stream, put together."""
 
-    def __init__(self, on_progress: Callable[[CoresetProgress], None] | None) -> None:
-        self._on_progress = on_progress
+    def __init__(
+        self,
+        on_progress: Callable[[CoresetProgress], None] | None,
+        farthest: dict[str, float],
+    ) -> None:
+        """``farthest``: the largest share of each phase that any stream of the job has shown."""
+        self._on_progress, self._farthest = on_progress, farthest
         self._plan: CoresetPlan | None = None
         self._chunks: list[pb.CoresetChunk] = []
         self._summary: pb.CoresetSummary | None = None
+
+    def gets_further(self, message: pb.ScoreCoresetResponse) -> bool:
+        """Whether the job is farther than ever: a job that only begins again and again, and
+        takes its replica with it, is not tried for ever."""
+        match message.WhichOneof("part"):
+            case "chunk" | "summary":
+                return True
+            case "progress" if message.progress.phase != "queued":
+                phase, share = message.progress.phase, message.progress.share
+                is_new = share > self._farthest.get(phase, -1.0)
+                self._farthest[phase] = max(share, self._farthest.get(phase, -1.0))
+                return is_new
+        return False
 
     def take(self, message: pb.ScoreCoresetResponse) -> None:
         match message.WhichOneof("part"):

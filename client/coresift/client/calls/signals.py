@@ -134,7 +134,7 @@ def _float_numbers(values: npt.ArrayLike) -> npt.NDArray[np.float32]:
     given = np.asarray(values)
     with np.errstate(over="ignore"):
         numbers = np.ascontiguousarray(given, dtype="<f4")
-    lost = np.isinf(numbers) & np.isfinite(given)
+    lost = np.isinf(numbers) & np.isfinite(given.astype(np.float64, copy=False))
     if lost.any():
         raise ValueError(f"{given[lost].flat[0]!r} is too large for a float32")
     return numbers

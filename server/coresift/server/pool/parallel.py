@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
-from threading import local
+from threading import Lock, local
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -30,14 +30,34 @@ def limit_blas() -> None:
     threadpool_limits(1, user_api="blas")
 
 
-def stay_alone() -> None:
-    """Let this thread work on its parts itself: background work leaves the cores to others."""
-    _thread.is_alone = True
+def stay_behind() -> None:
+    """Let this thread spread its parts only while no other work is spread: background work takes
+    the cores that nobody else needs."""
+    _thread.is_behind = True
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(CORES, thread_name_prefix="blocks")
+def _threads(name: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(CORES, thread_name_prefix=name)
+
+
+class _Foreground:
+    """How much work is spread over the cores, background work apart; open while some is."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.count = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.count -= 1
+
+
+foreground = _Foreground()
 
 
 def in_order(work: Callable[[A], T], parts: Iterable[A]) -> Iterator[T]:
@@ -46,14 +66,29 @@ def in_order(work: Callable[[A], T], parts: Iterable[A]) -> Iterator[T]:
     ``work`` must be safe on threads and must not call this function. When the iteration ends
     early, what runs is waited for.
     """
-    if CORES == 1 or getattr(_thread, "is_alone", False):
+    if CORES == 1:
         yield from map(work, parts)
-        return
+    elif getattr(_thread, "is_behind", False):
+        yield from _ahead(work, parts, "behind", lambda: 0 if foreground.count else CORES)
+    else:
+        with foreground:
+            yield from _ahead(work, parts, "blocks", lambda: 2 * CORES)
+
+
+def _ahead(
+    work: Callable[[A], T], parts: Iterable[A], threads: str, most: Callable[[], int]
+) -> Iterator[T]:
+    """Results in order, with ``most()`` parts ahead; with none this thread works itself."""
     ahead: deque[Future[T]] = deque()
     try:
         for part in parts:
-            ahead.append(_threads().submit(work, part))
-            if len(ahead) > 2 * CORES:
+            if not (limit := most()):
+                while ahead:
+                    yield ahead.popleft().result()
+                yield work(part)
+                continue
+            ahead.append(_threads(threads).submit(work, part))
+            if len(ahead) > limit:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()

@@ -132,8 +132,11 @@ class NearestCentres:
     def refine(self, places: Int64s) -> None:
         """Make gaps exact."""
         places = places[~self.is_exact[places]]
-        self.gaps[places] = self.exact_gaps(self.vectors(places), self.nearest[places])
-        self.is_exact[places] = True
+        for start in range(0, len(places), self._step):
+            check(self._stop)
+            some = places[start : start + self._step]
+            self.gaps[some] = self.exact_gaps(self.vectors(some), self.nearest[some])
+            self.is_exact[some] = True
 
     def exact_gaps(self, X: Float32s, numbers: Rows) -> Float64s:
         """Distances of rows of X to the centres of these numbers, float64 [n]."""

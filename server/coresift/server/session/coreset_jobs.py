@@ -12,7 +12,7 @@ from coresift.server.session.coreset_plans import Planner
 from coresift.server.session.coreset_records import Progress
 from coresift.server.session.coreset_requests import Asked, JobSpec
 from coresift.server.session.coreset_results import Result
-from coresift.server.session.coreset_run import POLL_S
+from coresift.server.session.coreset_run import POLL_S, Run
 from coresift.server.session.coreset_runner import Runner
 from coresift.server.session.requests import Requests
 from coresift.server.state.store import Request, Store
@@ -65,7 +65,7 @@ class CoresetJobs:
                     "this replica is shutting down; attach to the job on another",
                     retry_after_s=1.0,
                 )
-            run = self._runner.runs.get(spec.job_id) or await self._runner.claim(spec, asked)
+            run = self._runner.runs.get(spec.job_id) or await self._take_over(spec, asked)
             if run is None:
                 await self._ledger.attend(spec.job_id)
                 heartbeat = await self._ledger.heartbeat(spec.job_id)
@@ -74,6 +74,13 @@ class CoresetJobs:
                 continue
             async for progress in run.follow():
                 yield progress
+
+    async def _take_over(self, spec: JobSpec, asked: Asked) -> Run | None:
+        """Start a job that nobody owns; None while somebody does. TOO_LARGE, OVERLOADED."""
+        if await self._ledger.heartbeat(spec.job_id) is not None:
+            return None
+        with self._runner.admitted(spec):
+            return await self._runner.claim(spec, asked)
 
     async def _finished(self, spec: JobSpec) -> Result | None:
         """The result, None while there is none. JOB_CANCELLED, or why it failed."""
@@ -87,7 +94,8 @@ class CoresetJobs:
         return Result(summary, table)
 
     async def cancel(self, job_id: str, request: Request) -> bool:
-        """Stop a job wherever it runs; False if it had ended, well or badly.
+        """Stop a job wherever it runs; False if it had ended, well or badly. A job that was
+        cancelled before stays cancelled: true.
 
         Raises:
             CoresiftError: JOB_NOT_FOUND, REQUEST_ID_REUSED.

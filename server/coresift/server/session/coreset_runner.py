@@ -25,7 +25,7 @@ from coresift.server.session.coreset_ledger import Ledger
 from coresift.server.session.coreset_records import Failure, Heartbeat, Summary
 from coresift.server.session.coreset_requests import Asked, JobSpec, recipe_of
 from coresift.server.session.coreset_results import carry_out
-from coresift.server.session.coreset_room import Room
+from coresift.server.session.coreset_room import RETRY_S, Room
 from coresift.server.session.coreset_run import Run, happens
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import Store
@@ -39,6 +39,8 @@ WATCH_S = 0.05
 """How often a run that has its turn looks whether it was cancelled through another replica."""
 QUEUED_WATCHES = 5
 """Times as seldom while it waits for its turn: there may be many."""
+PASSING = {Reason.ARTIFACT_MISSING, Reason.FORMAT_TOO_NEW}
+"""What may be over on another replica or another day: no job is written down as failed of it."""
 PATIENCE_S = 60.0
 """At least so long a run waits for a store that is away."""
 
@@ -67,7 +69,7 @@ class Runner:
 
     @contextmanager
     def admitted(self, spec: JobSpec) -> Iterator[None]:
-        """A place for a new job until it is among the runs. TOO_LARGE, OVERLOADED.
+        """A place for a job that comes here until it is among the runs. TOO_LARGE, OVERLOADED.
 
         Nothing is booked twice: two calls with one request_id make one job.
         """
@@ -116,14 +118,16 @@ class Runner:
             # Whatever goes wrong once it is stopped comes of that.
             end = await (self._leave(run) if run.stop.is_set() else self._fail(run, error))
         finally:
-            done.set()
-            await watch  # it must not beat any more
-            if end:
-                self._metrics.coreset_jobs.labels(run.spec.method, end).inc()
-            if not run.is_lost:
-                await self._ledger.disown(run.spec.job_id, self._owner)
-            if self.runs.get(run.spec.job_id) is run:
-                del self.runs[run.spec.job_id]
+            try:
+                done.set()
+                await watch  # it must not beat any more
+                if end:
+                    self._metrics.coreset_jobs.labels(run.spec.method, end).inc()
+                if not run.is_lost:
+                    await self._ledger.disown(run.spec.job_id, self._owner)
+            finally:  # whatever happens, it holds no place and no memory from here on
+                if self.runs.get(run.spec.job_id) is run:
+                    del self.runs[run.spec.job_id]
 
     async def _work(self, run: Run) -> str:
         """From the queue to the stored result; returns how the job ended, "" if it had before."""
@@ -171,7 +175,11 @@ class Runner:
         """Write down why a job failed, so that all who attach are told the same; returns how it
         ended. Raises what may be over when somebody attaches again: then it stays as it is."""
         told = error if isinstance(error, CoresiftError) else _defect(run, error)
-        if told.retry_after_s is not None or isinstance(error, OSError | MemoryError):
+        if isinstance(error, OSError | MemoryError):
+            raise CoresiftError(
+                Reason.OVERLOADED, f"the job cannot go on here now: {error}", retry_after_s=RETRY_S
+            ) from error
+        if told.retry_after_s is not None or told.reason in PASSING:
             raise told from error
         failure = Failure.of(told)
         status = await self._patiently(
@@ -211,6 +219,9 @@ class Runner:
                         run.attached_at = time.monotonic()
             except CoresiftError:
                 continue  # the store is away: the work goes on, ownership lapses at worst
+            except Exception as error:  # a watch that ends would leave the run without a heart
+                log.error("core-set job not watched", job_id=job_id, error=repr(error))
+                continue
             if record is not None and record.status == "cancelled":
                 run.cancel()
             is_lonely = time.monotonic() - run.attached_at > run.spec.grace_s
