@@ -128,4 +128,4 @@ class Signal:
 
 def signal_key(signal: Signal) -> str:
     """The name of what a signal is ranked by among `Situation.signals`."""
-    return f"{signal.name}/{signal.column}/{signal.of}"
+    return f"{signal.name}/{signal.column if signal.of == 'column' else '/' + signal.of}"
