@@ -1,4 +1,4 @@
-.PHONY: help install check test test-long demo serve bench compare coresets svp release-api clean
+.PHONY: help install check test test-long test-fault soak demo serve bench compare coresets svp release-api clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -28,11 +28,17 @@ check: $(INSTALLED) ## Lint, types, layers, API
 	$(BIN)/lint-imports --no-cache
 	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against released.binpb
 
-test: $(INSTALLED) ## Every test but the long ones
-	$(BIN)/pytest -m "not long"
+test: $(INSTALLED) ## Every test but the long ones and the attacks
+	$(BIN)/pytest -m "not long and not fault"
 
 test-long: $(INSTALLED) ## The tests that take minutes
-	$(BIN)/pytest -m long
+	$(BIN)/pytest -m "long and not fault"
+
+test-fault: $(INSTALLED) ## Attacks on every promise, with injected faults (up to 25 minutes)
+	$(BIN)/pytest -m fault tests/fault
+
+soak: $(INSTALLED) ## Ten minutes of mixed load: memory, tasks, descriptors, connections, permits
+	$(BIN)/python -m tests.fault.soak
 
 demo: $(INSTALLED) ## A simulated labeling campaign on real data, with a table and curves
 	$(BIN)/coresift simulate tests/data/clinc150 --concepts 4 --seeds 1 --budget 1000 --out $(OUT)/demo

@@ -26,6 +26,10 @@ class Reason(StrEnum):
     INVALID_PAGE_TOKEN = "INVALID_PAGE_TOKEN"  # noqa: S105 - a reason, no secret
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
     INVALID_SIGNAL = "INVALID_SIGNAL"
+    INVALID_BACKUP = "INVALID_BACKUP"
+    TOKEN_MISSING = "TOKEN_MISSING"  # noqa: S105 - a reason, no secret
+    TOKEN_INVALID = "TOKEN_INVALID"  # noqa: S105 - a reason, no secret
+    SCOPE_MISSING = "SCOPE_MISSING"
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
     POOL_NOT_FOUND = "POOL_NOT_FOUND"
     ITEM_NOT_FOUND = "ITEM_NOT_FOUND"
@@ -49,6 +53,7 @@ class Reason(StrEnum):
     POOL_VERSION_NOT_LOADED = "POOL_VERSION_NOT_LOADED"
     DRAINING = "DRAINING"
     STATE_READ_ONLY = "STATE_READ_ONLY"
+    STATE_NOT_REPLICATED = "STATE_NOT_REPLICATED"
     INTERNAL = "INTERNAL"
 
 
@@ -126,6 +131,10 @@ class ItemsMissing(NotFound):
         self.item_ids = tuple(item_ids)
 
 
+class NotAllowed(CoresiftError):  # noqa: N818
+    """The token is missing, unknown, expired, or lacks the scope that the call needs."""
+
+
 class AlreadyExists(CoresiftError):  # noqa: N818
     """The session id or the signal's name is taken."""
 
@@ -158,6 +167,8 @@ class InternalError(CoresiftError):
 BY_CODE: dict[grpc.StatusCode, type[CoresiftError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
     grpc.StatusCode.OUT_OF_RANGE: InvalidInput,
+    grpc.StatusCode.UNAUTHENTICATED: NotAllowed,
+    grpc.StatusCode.PERMISSION_DENIED: NotAllowed,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
     grpc.StatusCode.FAILED_PRECONDITION: PreconditionFailed,

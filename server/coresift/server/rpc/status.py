@@ -24,7 +24,10 @@ _BY_CODE = {
         Reason.INVALID_PAGE_TOKEN,
         Reason.REQUEST_ID_REUSED,
         Reason.INVALID_SIGNAL,
+        Reason.INVALID_BACKUP,
     ),
+    grpc.StatusCode.UNAUTHENTICATED: (Reason.TOKEN_MISSING, Reason.TOKEN_INVALID),
+    grpc.StatusCode.PERMISSION_DENIED: (Reason.SCOPE_MISSING,),
     grpc.StatusCode.NOT_FOUND: (
         Reason.SESSION_NOT_FOUND,
         Reason.POOL_NOT_FOUND,
@@ -54,6 +57,7 @@ _BY_CODE = {
         Reason.POOL_VERSION_NOT_LOADED,
         Reason.DRAINING,
         Reason.STATE_READ_ONLY,
+        Reason.STATE_NOT_REPLICATED,
     ),
     grpc.StatusCode.INTERNAL: (Reason.INTERNAL,),
 }

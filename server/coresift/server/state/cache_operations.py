@@ -30,8 +30,8 @@ class CacheOperations:
         checked(
             await self._link.commit(
                 "publish_head",
-                lambda: scripts.HEAD.run(
-                    self._link.client, [*session.of_script(), session.head], [uid, key, head]
+                lambda: self._link.run(
+                    scripts.HEAD, [*session.of_script(), session.head], [uid, key, head]
                 ),
             )
         )
@@ -51,7 +51,7 @@ class CacheOperations:
             checked(
                 await self._link.commit(
                     "put_neighbours",
-                    partial(scripts.NEIGHBOURS_PUT.run, self._link.client, names, arguments),
+                    partial(self._link.run, scripts.NEIGHBOURS_PUT, names, arguments),
                 )
             )
 
@@ -68,7 +68,7 @@ class CacheOperations:
             _, replies = checked(
                 await self._link.call(
                     "get_neighbours",
-                    partial(scripts.NEIGHBOURS_GET.run, self._link.client, names, [uid, *asked]),
+                    partial(self._link.run, scripts.NEIGHBOURS_GET, names, [uid, *asked]),
                 )
             )
             for row, value in zip(asked, replies, strict=True):

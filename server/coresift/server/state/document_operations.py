@@ -30,8 +30,10 @@ class DocumentOperations:
         must_be = ("0", b"") if replaces is None else ("1", replaces)
         standing: bytes | None = await self._link.commit(
             "put_document",
-            lambda: scripts.DOCUMENT_PUT.run(
-                self._link.client, [at.index, at.document(key)], [key, value, *must_be, ttl_ms or 0]
+            lambda: self._link.run(
+                scripts.DOCUMENT_PUT,
+                [at.index, at.document(key)],
+                [key, value, *must_be, ttl_ms or 0],
             ),
             # Done twice, the second would find the first's value and call it a conflict.
             repeatable=False,
@@ -76,7 +78,7 @@ class DocumentOperations:
         ended = [name for name, value in zip(names, values, strict=True) if value is None]
         if ended:
             gone = [at.document(name) for name in ended]
-            await scripts.DOCUMENT_SWEEP.run(self._link.client, [at.index, *gone], ended)
+            await self._link.run(scripts.DOCUMENT_SWEEP, [at.index, *gone], ended)
         return names, documents
 
     async def delete_document(self, space: str, key: str, *, only: bytes | None = None) -> bool:
@@ -84,8 +86,8 @@ class DocumentOperations:
         at = SpaceKeys(space)
         there = await self._link.commit(
             "delete_document",
-            lambda: scripts.DOCUMENT_DELETE.run(
-                self._link.client,
+            lambda: self._link.run(
+                scripts.DOCUMENT_DELETE,
                 [at.index, at.document(key)],
                 [key, "0" if only is None else "1", only or b""],
             ),

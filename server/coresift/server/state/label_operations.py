@@ -165,9 +165,7 @@ class LabelOperations:
         blob = pack({"q": request.request_id, "d": request.digest, **arguments})
         session = SessionKeys(uid).of_script(request.request_id, arguments["a"])
         return checked(
-            await self._link.commit(
-                operation, lambda: script.run(self._link.client, session, [uid, blob])
-            )
+            await self._link.commit(operation, lambda: self._link.run(script, session, [uid, blob]))
         )
 
     async def _read_script(
@@ -176,9 +174,7 @@ class LabelOperations:
         session = SessionKeys(uid)
         names = [*session.of_script(), session.head] if head else session.of_script()
         return checked(
-            await self._link.call(
-                operation, lambda: script.run(self._link.client, names, [uid, blob])
-            )
+            await self._link.call(operation, lambda: self._link.run(script, names, [uid, blob]))
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from redis.exceptions import AuthenticationError, BusyLoadingError, ClusterDownError, RedisError
@@ -14,6 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from coresift.server.errors import CoresiftError, Reason, StartError
 from coresift.server.state.breaker import RETRY_AFTER_S, Breaker, unavailable
 from coresift.server.state.connect import CALL_TIMEOUT_S, DistrustError, make_client
+from coresift.server.state.scripts import Argument, Script
 
 T = TypeVar("T")
 Observe = Callable[[str, float, bool], None]
@@ -76,6 +77,18 @@ class Link:
         self._commits.add(task)
         task.add_done_callback(self._forget)
         return await asyncio.shield(task)
+
+    async def run(
+        self, script: Script, names: Sequence[str], arguments: Sequence[Argument] = ()
+    ) -> Any:
+        """Run a script on these keys; the header of its file says what it replies."""
+        return await script.run(self.client, names, arguments)
+
+    async def written(
+        self, script: Script, names: Sequence[str], arguments: Sequence[Argument] = ()
+    ) -> Any:
+        """As `run`, for what is acknowledged to people."""
+        return await self.run(script, names, arguments)
 
     async def check(self) -> None:
         """Ask Redis once; raise `StartError` where it does not answer or cannot be trusted."""

@@ -27,13 +27,13 @@ class RemovalOperations(SessionOperations):
             raise refusal(Reason.SESSION_NOT_FOUND)
         uid = Name.unpacked(blob).uid
         session = SessionKeys(uid).of_script(request.request_id)
-        if (await scripts.READ.run(client, session, [uid]))[0] == b"missing":
+        if (await self._link.run(scripts.READ, session, [uid]))[0] == b"missing":
             await self._finish(Name.unpacked(blob))
         # Listed for removal first: a crash then leaves nothing that is never removed.
         seconds, micros = await client.time()
         purge_ms = seconds * 1000 + micros // 1000 + ANSWER_MS
         await client.zadd(keys.DELETED, {f"{uid} {session_id}": purge_ms}, nx=True)
-        reply = await scripts.DELETE.run(client, session, [uid, pack({"d": request.digest})])
+        reply = await self._link.run(scripts.DELETE, session, [uid, pack({"d": request.digest})])
         answer = unpack(checked(reply)[1])
         await client.zrem(keys.SESSIONS, session_id)
         self._uids.pop(session_id, None)
@@ -67,7 +67,7 @@ class RemovalOperations(SessionOperations):
     async def _purge_session(self, uid: str, session_id: str, member: bytes) -> bool:
         client = self._link.client
         session = SessionKeys(uid)
-        reply = checked(await scripts.EXPIRED.run(client, session.of_script(), [uid]))
+        reply = checked(await self._link.run(scripts.EXPIRED, session.of_script(), [uid]))
         if reply[0] == b"deleted" and not reply[2]:
             await client.zadd(keys.DELETED, {member: int(reply[1])})
             return False
@@ -86,4 +86,4 @@ class RemovalOperations(SessionOperations):
         blob = await client.get(key)
         if blob is not None and Name.unpacked(blob).uid == uid:
             await client.zrem(keys.SESSIONS, session_id)
-            await scripts.EQUALS_DELETE.run(client, [key], [blob])
+            await self._link.run(scripts.EQUALS_DELETE, [key], [blob])

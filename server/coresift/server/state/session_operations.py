@@ -55,7 +55,7 @@ class SessionOperations:
             return await self._finish(await self._take(name))
         except CoresiftError:
             if is_first:  # a refused request leaves nothing behind
-                await scripts.EQUALS_DELETE.run(client, [note_key], [note])
+                await self._link.run(scripts.EQUALS_DELETE, [note_key], [note])
             raise
 
     async def _take(self, name: Name) -> Name:
@@ -83,8 +83,8 @@ class SessionOperations:
             "c": name.settings.config,
             "q": name.request.request_id,
         }
-        reply = await scripts.CREATE.run(
-            client, SessionKeys(name.uid).of_script(), [name.uid, pack(arguments)]
+        reply = await self._link.run(
+            scripts.CREATE, SessionKeys(name.uid).of_script(), [name.uid, pack(arguments)]
         )
         if reply[:2] == [b"refused", b"SESSION_NOT_FOUND"]:  # made by this request, then deleted
             raise _exists(name.session_id)
@@ -97,7 +97,7 @@ class SessionOperations:
     async def _read(self, session_id: str) -> SessionRecord:
         uid = self._uids.get(session_id)
         if uid is not None:
-            reply = await scripts.READ.run(self._link.client, SessionKeys(uid).of_script(), [uid])
+            reply = await self._link.run(scripts.READ, SessionKeys(uid).of_script(), [uid])
             if reply[0] == b"record":
                 return record_of(reply[1])
             self._uids.pop(session_id, None)
@@ -105,9 +105,7 @@ class SessionOperations:
         if blob is None:
             raise refusal(Reason.SESSION_NOT_FOUND)
         name = Name.unpacked(blob)
-        reply = await scripts.READ.run(
-            self._link.client, SessionKeys(name.uid).of_script(), [name.uid]
-        )
+        reply = await self._link.run(scripts.READ, SessionKeys(name.uid).of_script(), [name.uid])
         if reply[0] == b"missing":
             return await self._finish(name)
         return self._known(record_of(checked(reply)[1]))
@@ -170,8 +168,8 @@ class SessionOperations:
         }
         reply = await self._link.commit(
             "configure",
-            lambda: scripts.CONFIGURE.run(
-                self._link.client,
+            lambda: self._link.run(
+                scripts.CONFIGURE,
                 SessionKeys(uid).of_script(request.request_id),
                 [uid, pack(arguments)],
             ),
