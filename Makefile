@@ -35,6 +35,7 @@ test-long: $(INSTALLED) ## The tests that take minutes
 	$(BIN)/pytest -m "long and not fault"
 
 test-fault: $(INSTALLED) ## Attacks on every promise, with injected faults (up to 25 minutes)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group fuzz
 	$(BIN)/pytest -m fault tests/fault
 
 soak: $(INSTALLED) ## Ten minutes of mixed load: memory, tasks, descriptors, connections, permits

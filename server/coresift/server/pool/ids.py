@@ -52,9 +52,16 @@ class ItemIds:
         if offsets[0] != 0 or offsets[-1] != len(data) - PADDING:
             raise StartError(f"{path} and {layout.ID_OFFSETS} do not fit: build the pool again")
         hashes = map_array(directory / layout.ID_HASHES, np.uint64, (items,))
-        return cls(
-            data, offsets, hashes, map_array(directory / layout.ID_ORDER, np.int32, (items,))
-        )
+        order = map_array(directory / layout.ID_ORDER, np.int32, (items,))
+        if order.min(initial=0) < 0 or order.max(initial=0) >= items:
+            raise StartError(f"{layout.ID_ORDER} names rows that do not exist: build again")
+        ids = cls(data, offsets, hashes, order)
+        try:
+            # Wrong offsets would read memory that is not the file's.
+            ids.strings.validate(full=True)
+        except pa.ArrowInvalid as problem:
+            raise StartError(f"{path} holds no strings ({problem}): build again") from None
+        return ids
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
