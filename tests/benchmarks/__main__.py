@@ -1,5 +1,5 @@
-"""``make bench``: the labeling loop over gRPC at 1M x 256, every strategy, core-sets, and other
-libraries, beside the machine's ceilings."""
+"""``make bench``: the labeling loop over gRPC at 1M x 256, every strategy, core-sets, the state
+store, and other libraries, beside the machine's ceilings."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from tests.benchmarks.labeling import Scenario, measure_labeling
 from tests.benchmarks.peers import SIZES, measure_peers
 from tests.benchmarks.pools import make_pool
 from tests.benchmarks.process import Server
+from tests.benchmarks.state import measure_state
 from tests.benchmarks.strategies import ROUNDS, measure_strategies
 
 from coresift.client import All
 
-PARTS = ("labeling", "strategies", "coresets", "peers")
+PARTS = ("state", "labeling", "strategies", "coresets", "peers")
 SMALL = 100_000
 NEIGHBOURS = 100
 WIDTH = 140
@@ -43,11 +44,14 @@ def main() -> None:
     if not console.is_terminal:
         console.width = WIDTH
 
-    pool = make_pool(options.out, options.items, options.dimension)
     results: dict[str, Any] = {"machine": platform.platform(), "ceilings": measure_ceilings()}
     _print(console, "This machine", results["ceilings"])
 
     parts = options.only or PARTS
+    if "state" in parts:
+        results["state"] = measure_state()
+        _print(console, "Memory of the state store", results["state"])
+    pool = make_pool(options.out, options.items, options.dimension)
     if "labeling" in parts:
         results["labeling"] = {}
         for scenario in (Scenario("seals(100)"), Scenario("all", All())):

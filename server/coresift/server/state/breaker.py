@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from coresift.server.errors import CoresiftError, Reason
+from coresift.server.state.connect import ReplicaError
 
 RETRY_AFTER_S = 0.5
 FIRST_PAUSE_S = 0.02
@@ -20,6 +21,19 @@ def unavailable(why: str) -> CoresiftError:
     )
 
 
+def read_only(why: str) -> CoresiftError:
+    return CoresiftError(
+        Reason.STATE_READ_ONLY,
+        f"The state store refuses writes: {why}",
+        retry_after_s=10 * RETRY_AFTER_S,
+    )
+
+
+def away(cause: BaseException, why: str) -> CoresiftError:
+    """What a call says whose server is away."""
+    return read_only(why) if isinstance(cause, ReplicaError) else unavailable(why)
+
+
 class Breaker:
     """Closed while Redis answers. Opened by a failed call, closed by a successful probe.
 
@@ -29,21 +43,21 @@ class Breaker:
 
     def __init__(self, probe: Callable[[], Awaitable[None]]) -> None:
         self._probe = probe
-        self._why: str | None = None
+        self._cause: BaseException | None = None
         self._probing: asyncio.Task[None] | None = None
 
     @property
     def is_closed(self) -> bool:
-        return self._why is None
+        return self._cause is None
 
     def admit(self) -> None:
-        """Raise STATE_UNAVAILABLE while open."""
-        if self._why is not None:
-            raise unavailable(self._why)
+        """Raise STATE_UNAVAILABLE (STATE_READ_ONLY for a replica) while open."""
+        if self._cause is not None:
+            raise away(self._cause, str(self._cause))
 
-    def open(self, why: str) -> None:
+    def open(self, cause: BaseException) -> None:
         """Refuse calls from now on, and probe until Redis is back."""
-        self._why = why
+        self._cause = cause
         if self._probing is None:
             self._probing = asyncio.create_task(self._until_back())
 
@@ -54,10 +68,10 @@ class Breaker:
                 await self._probe()
                 break
             except Exception as error:  # whatever it is: Redis is not back
-                self._why = str(error)
+                self._cause = error
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
-        self._why = None
+        self._cause = None
         self._probing = None
 
     async def close(self) -> None:

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -23,10 +25,15 @@ from coresift.server.errors import StartError
 from coresift.server.state.data_directory import SOCKET_PREFIX, DataDirectory
 from coresift.server.state.redis_binary import RedisBinary, find_binary, inspect_binary, is_as_new
 
+log = structlog.get_logger()
+
 LOG = "redis.log"
 READY_S = 300.0
 """Loading a log of 10M labels takes tens of seconds."""
 STOP_S = 10.0
+LOOK_S = 0.1
+"""How often it is seen to that redis-server runs; less often while it cannot be started."""
+LONGEST_LOOK_S = 5.0
 LONGEST_SOCKET_PATH = 100
 
 
@@ -34,7 +41,8 @@ class EmbeddedRedis:
     """A redis-server of our own on a unix socket; ``async with`` starts and stops it.
 
     It ends with this process, however that ends, and is the only one on its directory. Start it
-    from a thread that lives as long as it should: Linux ties it to that thread.
+    from a thread that lives as long as it should: Linux ties it to that thread. If it ends alone
+    it is started again, for as long as the event loop runs that started it.
 
     Args:
         directory: keeps the data; made if absent.
@@ -46,6 +54,7 @@ class EmbeddedRedis:
         self._chosen = binary
         self._socket_folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._keeper: asyncio.Task[None] | None = None
 
     @property
     def url(self) -> str:
@@ -77,9 +86,13 @@ class EmbeddedRedis:
         except BaseException:
             await self.stop()
             raise
+        self._keeper = asyncio.create_task(self._keep_running(binary))
 
     async def stop(self) -> None:
         """End redis-server in order, then give the directory back."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            self._keeper = None
         if self._process is not None:
             if self._process.poll() is None:
                 await self._shut_down(self._process)
@@ -133,17 +146,31 @@ class EmbeddedRedis:
             *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
             *("--maxmemory-policy", "noeviction", "--daemonize", "no"),
         ]
-        with (self._data.path / LOG).open("ab") as log:
+        with (self._data.path / LOG).open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 - no shell, our own arguments
                 command,
                 cwd=self._data.path,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 pass_fds=[self._data.lock_descriptor],
                 # Ctrl-C is for the server, which drains and still needs Redis.
                 start_new_session=True,
             )
+
+    async def _keep_running(self, binary: RedisBinary) -> None:
+        """Start it again when it ends by itself: our lock on the directory outlives it."""
+        pause = LOOK_S
+        while True:
+            await asyncio.sleep(pause)
+            ended = self._process.poll() if self._process else None
+            if ended is None:
+                pause = LOOK_S
+                continue
+            log.error("redis-server ended and is started again", status=ended, pid=self.pid)
+            with suppress(OSError):  # no disk, no processes: perhaps the next time
+                self._spawn(binary)
+            pause = min(2 * pause, LONGEST_LOOK_S)
 
     async def _until_ready(self) -> None:
         process = self._process

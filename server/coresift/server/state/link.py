@@ -7,36 +7,80 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from redis.exceptions import AuthenticationError, BusyLoadingError, ClusterDownError, RedisError
-from redis.exceptions import ConnectionError as RedisConnectionError
+import structlog
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from coresift.server.errors import CoresiftError, Reason, StartError
-from coresift.server.state.breaker import RETRY_AFTER_S, Breaker, unavailable
-from coresift.server.state.connect import CALL_TIMEOUT_S, DistrustError, make_client
+from coresift.server.state.address import Address, StateUrl, parse_state_url
+from coresift.server.state.breaker import RETRY_AFTER_S, away, read_only, unavailable
+from coresift.server.state.client import Client, key_of
+from coresift.server.state.cluster import Cluster
+from coresift.server.state.connect import DistrustError
+from coresift.server.state.keys import wait_key
+from coresift.server.state.masters import Masters, OneMaster
 from coresift.server.state.scripts import Argument, Script
+from coresift.server.state.sentinel import find_master
+from coresift.server.state.server import (
+    AWAY,
+    CALL_TIMEOUT_S,
+    Command,
+    Server,
+    ServerAwayError,
+    refusal,
+)
+from coresift.server.state.trial import forbidden, is_forbidden
 
 T = TypeVar("T")
 Observe = Callable[[str, float, bool], None]
 
-_AWAY = (RedisConnectionError, RedisTimeoutError, ClusterDownError, OSError, TimeoutError)
+log = structlog.get_logger()
+
+START_TIMEOUT_S = 5.0
+"""For finding all masters; some of the servers named may be away."""
+WAIT_MS = 400
+"""How long replicas may take: twice it (a script that Redis did not know) is within a call."""
+WAIT_KEY_MS = 60_000
+
+_PASSING = ("BUSY", "TRYAGAIN", "MOVED ", "ASK ", "MASTERDOWN", "LOADING", "UNBLOCKED")
+_NOT_DONE = (Reason.STATE_UNAVAILABLE, Reason.STATE_READ_ONLY, Reason.STATE_NOT_REPLICATED)
+_NOT_TWICE = (BusyLoadingError, DistrustError, ResponseError, TimeoutError, RedisTimeoutError)
+"""Failures of which a second attempt at once is certain to fail, or too late."""
 
 
 class Link:
     """Calls Redis.
 
     Args:
-        url, volatile: see `make_client`.
+        url: see `parse_state_url`.
+        volatile: accept servers without append-only file.
+        min_replicas: how many replicas must have a write before it is acknowledged.
         observe: called after each call with its name, its seconds, and whether Redis did it.
+        count_shortfall: called when fewer replicas had it in time.
     """
 
-    def __init__(self, url: str, *, volatile: bool, observe: Observe | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        volatile: bool,
+        min_replicas: int = 0,
+        observe: Observe | None = None,
+        count_shortfall: Callable[[], None] | None = None,
+    ) -> None:
+        self._masters = _masters(parse_state_url(url), volatile=volatile)
+        self._min_replicas = min_replicas
         # redis-py's types mix bytes with str and answers with awaitables.
-        self.client: Any = make_client(url, volatile=volatile)
-        # Of its own, so that a probe never waits behind the calls that hang.
-        self._scout: Any = make_client(url, volatile=volatile, max_connections=1)
-        self._breaker = Breaker(self._ask)
+        self.client: Any = Client(self._masters)
         self._observe = observe or (lambda operation, seconds, ok: None)
+        self._count_shortfall = count_shortfall or (lambda: None)
         self._commits: set[asyncio.Task[object]] = set()
 
     async def call(
@@ -47,24 +91,24 @@ class Link:
         Args:
             repeatable: doing it twice does no harm; then a broken connection is tried once more.
         Raises:
-            CoresiftError: STATE_UNAVAILABLE, STATE_FULL, STATE_READ_ONLY.
+            CoresiftError: STATE_UNAVAILABLE, STATE_FULL, STATE_READ_ONLY, STATE_NOT_REPLICATED.
         """
         began = time.perf_counter()
         ok = False
         try:
-            self._breaker.admit()
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 result = await self._attempts(call, repeatable)
             ok = True
             return result
-        except _AWAY as error:
-            why = str(error) or f"no answer within {CALL_TIMEOUT_S:g} s"
-            self._breaker.open(why)
-            raise unavailable(why) from error
+        except ServerAwayError as error:
+            error.breaker.open(error.cause)
+            raise away(error.cause, str(error)) from error
+        except AWAY as error:
+            raise unavailable(_why(error)) from error
         except RedisError as error:
             raise _translated(error) from error
         except CoresiftError as error:
-            ok = error.reason is not Reason.STATE_UNAVAILABLE
+            ok = error.reason not in _NOT_DONE
             raise
         finally:
             self._observe(operation, time.perf_counter() - began, ok)
@@ -87,54 +131,130 @@ class Link:
     async def written(
         self, script: Script, names: Sequence[str], arguments: Sequence[Argument] = ()
     ) -> Any:
-        """As `run`, for what is acknowledged to people."""
-        return await self.run(script, names, arguments)
+        """As `run`, for what is acknowledged to people: `min_replicas` replicas have it then.
+
+        Raises:
+            CoresiftError: STATE_NOT_REPLICATED; it was done, and done again it is acknowledged
+                once the replicas have it.
+        """
+        if not self._min_replicas:
+            return await self.run(script, names, arguments)
+        call = script.call(names, arguments)
+        try:
+            return await self.written_plain("EVALSHA", *call)
+        except NoScriptError:
+            return await self.written_plain("EVAL", script.source, *call[1:])
+
+    async def written_plain(self, *command: Argument) -> Any:
+        """One command, as `written`; its reply as Redis gives it."""
+        key = key_of(command)
+        commands: list[Command] = [command]
+        if self._min_replicas:
+            # WAIT is about the connection's own writes. A repeated call may write nothing, and
+            # some versions of Redis then acknowledge at once what another connection wrote.
+            commands.append(("SET", wait_key(str(key)), "", "PX", WAIT_KEY_MS))
+            commands.append(("WAIT", self._min_replicas, WAIT_MS))
+        reply, *others = await self._masters.exchange(key, commands)
+        if isinstance(reply, RedisError):
+            raise reply
+        if others and not (isinstance(reply, list) and reply[:1] == [b"refused"]):
+            self._check_replicated(*others)
+        return reply
+
+    def _check_replicated(self, mark: Any, acknowledged: Any) -> None:
+        error = refusal([mark, acknowledged])
+        if error is not None:
+            raise error
+        if acknowledged < self._min_replicas:
+            self._count_shortfall()
+            raise CoresiftError(
+                Reason.STATE_NOT_REPLICATED,
+                f"{acknowledged} of {self._min_replicas} replicas of the state store had the "
+                f"write within {WAIT_MS} ms: repeat it with the same request_id",
+                retry_after_s=RETRY_AFTER_S,
+                acknowledged=str(acknowledged),
+                wanted=str(self._min_replicas),
+            )
+
+    async def batch(self, commands: Sequence[Command]) -> list[Any]:
+        """Run commands of several keys; the replies as Redis gives them, refusals as values."""
+        return await self._masters.batch([(key_of(each) or "", each) for each in commands])
 
     async def check(self) -> None:
-        """Ask Redis once; raise `StartError` where it does not answer or cannot be trusted."""
+        """Ask every master; raise `StartError` where one does not answer or cannot be trusted."""
         try:
-            await self._ask()
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._masters.check()
+            for server, piece in self._masters.servers():
+                refused = await forbidden(server, piece)
+                if refused:
+                    raise StartError(f"The state store's user may not do what is needed: {refused}")
+                self._warn_of_few_replicas(server)
         except AuthenticationError as error:
             raise StartError(f"The state store refuses the password: {error}") from error
+        except NoPermissionError as error:
+            raise StartError(
+                f"The state store's user may not do what is needed: {error}"
+            ) from error
         except DistrustError as error:
             raise StartError(f"The state store cannot be trusted with labels: {error}") from error
-        except (*_AWAY, RedisError) as error:
-            why = str(error) or f"no answer within {CALL_TIMEOUT_S:g} s"
-            raise StartError(f"The state store does not answer: {why}") from error
+        except (*AWAY, RedisError) as error:
+            raise StartError(f"The state store does not answer: {_why(error)}") from error
+
+    def _warn_of_few_replicas(self, server: Server) -> None:
+        replicas = int(server.info.get("connected_slaves", 0))
+        if replicas < self._min_replicas:
+            log.warning(
+                "fewer replicas of the state store than its writes wait for: they will fail",
+                server=str(server.address),
+                replicas=replicas,
+                state_min_replicas=self._min_replicas,
+            )
 
     def available(self) -> bool:
-        """False while the breaker is open."""
-        return self._breaker.is_closed
+        """False while a master is known not to answer."""
+        return self._masters.available()
+
+    async def disconnect(self) -> None:
+        """Close idle connections: the next call makes a new one."""
+        await self._masters.disconnect()
 
     async def close(self) -> None:
         """Wait for commits under way, then close the connections."""
         await asyncio.gather(*self._commits, return_exceptions=True)
-        await self._breaker.close()
-        await self.client.aclose()
-        await self.client.connection_pool.disconnect()
-        await self._scout.aclose()
-        await self._scout.connection_pool.disconnect()
+        await self._masters.close()
 
     async def _attempts(self, call: Callable[[], Awaitable[T]], repeatable: bool) -> T:
         try:
             return await call()
-        except RedisConnectionError as error:
-            if not repeatable or isinstance(error, BusyLoadingError | DistrustError):
+        except ServerAwayError as error:
+            if not repeatable or isinstance(error.cause, _NOT_TWICE):
                 raise
             # Idle connections of a Redis that restarted are broken too.
-            await self.client.connection_pool.disconnect(inuse_connections=False)
+            await self._masters.disconnect()
             return await call()
-
-    async def _ask(self) -> None:
-        # On a new connection, which checks the server again (`make_client`).
-        await self._scout.connection_pool.disconnect()
-        async with asyncio.timeout(CALL_TIMEOUT_S):
-            await self._scout.execute_command("PING")
 
     def _forget(self, task: asyncio.Task[object]) -> None:
         self._commits.discard(task)
         if not task.cancelled():
             task.exception()  # seen by the caller, or the caller is gone
+
+
+def _masters(url: StateUrl, *, volatile: bool) -> Masters:
+    def make(address: Address) -> Server:
+        return Server(address, url, volatile=volatile)
+
+    async def where() -> Address:
+        return await find_master(url) if is_watched else url.addresses[0]
+
+    is_watched = url.kind == "sentinel"
+    if url.kind == "cluster":
+        return Cluster(url, make)
+    return OneMaster(where, make, is_watched=is_watched)
+
+
+def _why(error: BaseException) -> str:
+    return str(error) or f"no answer within {CALL_TIMEOUT_S:g} s"
 
 
 def _translated(error: RedisError) -> Exception:
@@ -149,11 +269,7 @@ def _translated(error: RedisError) -> Exception:
             retry_after_s=10 * RETRY_AFTER_S,
         )
     if any(word in words for word in ("READONLY", "MISCONF", "NOREPLICAS")):
-        return CoresiftError(
-            Reason.STATE_READ_ONLY,
-            f"The state store refuses writes: {text}",
-            retry_after_s=10 * RETRY_AFTER_S,
-        )
-    if any(word in words for word in ("BUSY", "TRYAGAIN", "MASTERDOWN", "LOADING", "UNBLOCKED")):
+        return read_only(text)
+    if any(word in words for word in _PASSING) or is_forbidden(words):
         return unavailable(text)
     return error

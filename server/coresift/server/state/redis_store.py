@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from coresift.server.state.cache_operations import CacheOperations
 from coresift.server.state.document_operations import DocumentOperations
 from coresift.server.state.label_operations import LabelOperations
 from coresift.server.state.link import Link, Observe
-from coresift.server.state.removal_operations import RemovalOperations
+from coresift.server.state.transfer_operations import TransferOperations
 
 
-class RedisStore(RemovalOperations, LabelOperations, CacheOperations, DocumentOperations):
+class RedisStore(TransferOperations, LabelOperations, CacheOperations, DocumentOperations):
     """Implements `coresift.server.state.store.Store`; made by `connect`.
 
     Every operation is one script (creation, deletion and listing are a few), at most 1 s long.
     Raises `CoresiftError` STATE_UNAVAILABLE (within 50 ms once that is known), STATE_FULL,
-    STATE_READ_ONLY and FORMAT_TOO_NEW besides what each operation names.
+    STATE_READ_ONLY and FORMAT_TOO_NEW besides what each operation names, and, where replicas are
+    waited for, STATE_NOT_REPLICATED from those that are acknowledged to people.
     """
 
     @classmethod
     async def connect(
-        cls, url: str, *, volatile: bool = False, observe: Observe | None = None
+        cls,
+        url: str,
+        *,
+        volatile: bool = False,
+        min_replicas: int = 0,
+        observe: Observe | None = None,
+        count_shortfall: Callable[[], None] | None = None,
     ) -> RedisStore:
         """Connect and check.
 
         Args:
-            url: ``redis://``, ``rediss://`` or ``unix://``.
+            url: a server, a master that sentinels watch, or a cluster: see `parse_state_url`.
             volatile: accept a Redis that keeps nothing on disk.
+            min_replicas: how many replicas must have a write before it is acknowledged.
             observe: called after each call with its name, its seconds, and whether Redis did it.
+            count_shortfall: called for each write that fewer replicas had in time.
         Raises:
             StartError: the URL is malformed, Redis does not answer, or cannot be trusted.
         """
-        store = cls(Link(url, volatile=volatile, observe=observe))
+        link = Link(
+            url,
+            volatile=volatile,
+            min_replicas=min_replicas,
+            observe=observe,
+            count_shortfall=count_shortfall,
+        )
+        store = cls(link)
         try:
             await store.check()
         except BaseException:
