@@ -9,7 +9,12 @@ import scipy.linalg  # noqa: F401 - its BLAS must be there to be limited
 
 from coresift.server.pool.parallel import limit_blas
 
-pytest_plugins = ["tests.fixtures.redis", "tests.fixtures.servers", "tests.fixtures.nearly_right"]
+pytest_plugins = [
+    "tests.fixtures.certificates",
+    "tests.fixtures.redis",
+    "tests.fixtures.servers",
+    "tests.fixtures.nearly_right",
+]
 
 limit_blas()  # as in the server: on a busy machine BLAS threads wait for each other
 

@@ -25,7 +25,7 @@ from coresift.server.state.embedded import EmbeddedRedis
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
 MANY = int(os.environ.get("FUZZ_CALLS", "100000"))
 FEW = 1_500
-WITNESSED = 1_000
+WITNESSED = 500
 
 
 @pytest.fixture(scope="module")

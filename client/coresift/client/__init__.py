@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from coresift.client.aio import AsyncClient
+from coresift.client.calls.backup import Erasure
 from coresift.client.calls.basis import Basis
 from coresift.client.calls.config import (
     KEEP,
@@ -53,6 +54,7 @@ from coresift.client.calls.session import Session
 from coresift.client.calls.signals import Signal
 from coresift.client.client import Client
 from coresift.client.convert import StringColumn
+from coresift.client.credentials import TokenFile
 from coresift.client.dynamics import TrainingDynamics
 from coresift.client.enums import (
     ClassWeight,
@@ -107,6 +109,7 @@ __all__ = [
     "CoresetSummary",
     "CoresiftError",
     "DeadlineExceeded",
+    "Erasure",
     "Estimate",
     "FieldViolation",
     "Groups",
@@ -152,6 +155,7 @@ __all__ = [
     "StringColumn",
     "Targets",
     "Task",
+    "TokenFile",
     "TrainingDynamics",
     "Unavailable",
     "ValidationScore",

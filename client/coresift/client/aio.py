@@ -11,7 +11,9 @@ from typing import Any, ParamSpec, Self, TypeVar, cast
 import grpc
 import grpc.aio
 
+from coresift.client.affinity import Routes
 from coresift.client.calls import (
+    backup,
     configure,
     consensus,
     coreset,
@@ -24,11 +26,12 @@ from coresift.client.calls import (
     session,
     signals,
 )
-from coresift.client.channel import DEFAULT_TARGET, channel_options
+from coresift.client.channel import DEFAULT_TARGET, Lines, channel_options
 from coresift.client.client import Method, as_method
+from coresift.client.credentials import Pem, TokenSource, access
 from coresift.client.errors import CoresiftError, from_status
-from coresift.client.flow import Ask, Emit, Flow, Iteration, Open, Receive, Send, Settings, Sleep
-from coresift.v1 import selection_pb2_grpc
+from coresift.client.flow import Flow, Iteration
+from coresift.client.steps import Ask, Emit, Open, Probe, Receive, Send, Settings, Sleep
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,17 +66,33 @@ class AsyncClient:
         target: str = DEFAULT_TARGET,
         *,
         timeout_s: float = 30.0,
+        token: TokenSource | None = None,
+        tls: bool = False,
+        ca: Pem | None = None,
+        certificate: tuple[Pem, Pem] | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        insecure_token: bool = False,
         max_attempts: int = 8,
     ) -> None:
         self.target = target
-        self._settings = Settings(timeout_s=timeout_s, max_attempts=max_attempts)
-        self._channel = (
-            grpc.aio.insecure_channel(target, channel_options())
-            if credentials is None
-            else grpc.aio.secure_channel(target, credentials, channel_options())
+        routes = Routes(target)
+        self._settings = Settings(timeout_s=timeout_s, max_attempts=max_attempts, routes=routes)
+        self._access = access(
+            is_local=routes.is_local,
+            token=token,
+            tls=tls,
+            ca=ca,
+            certificate=certificate,
+            credentials=credentials,
+            insecure_token=insecure_token,
         )
-        self._stub = selection_pb2_grpc.SelectionServiceStub(self._channel)
+        self._lines: Lines[grpc.aio.Channel] = Lines(self._connect)
+
+    def _connect(self, address: str) -> grpc.aio.Channel:
+        options = channel_options(self._settings.routes.authority_of(address))
+        if self._access.channel is None:
+            return grpc.aio.insecure_channel(address, options)
+        return grpc.aio.secure_channel(address, self._access.channel, options)
 
     async def __aenter__(self) -> Self:
         return self
@@ -83,7 +102,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connection; running calls end with an error."""
-        await self._channel.close()
+        for channel in self._lines.close():
+            await channel.close()
 
     def with_timeout(self, timeout_s: float) -> Self:
         """The same connection with another timeout."""
@@ -123,11 +143,8 @@ class AsyncClient:
         match step:
             case Ask():
                 return self._settings
-            case Send():
-                method = getattr(self._stub, step.name)
-                return await method(step.request, timeout=step.timeout_s, metadata=step.metadata)
-            case Open():
-                return getattr(self._stub, step.name)(step.request, metadata=step.metadata)
+            case Send() | Open() | Probe():
+                return await self._call(step)
             case Receive():
                 message = await cast("Any", step.stream).read()
                 return None if message is grpc.aio.EOF else message
@@ -136,11 +153,29 @@ class AsyncClient:
             case _:
                 raise AssertionError(f"unknown step {step!r}")
 
+    async def _call(self, step: Send | Open | Probe) -> Any:
+        for channel in self._lines.unused(self._settings.routes.known):
+            await channel.close()
+        with self._lines.to(step.address) as line:
+            if isinstance(step, Probe):
+                return await line.check(b"", timeout=step.timeout_s)
+            method = getattr(line.stub, step.name)
+            shown = (*step.metadata, *self._access.metadata())
+            if isinstance(step, Open):
+                opened = method(step.request, metadata=shown)
+                opened.add_done_callback(line.lasting())
+                return opened
+            return await method(step.request, timeout=step.timeout_s, metadata=shown)
+
     create_session = awaiting(configure.create_session)
     get_session = awaiting(session.get_session)
     list_sessions = iterating(session.list_sessions)
     update_session = awaiting(configure.update_session)
     delete_session = awaiting(session.delete_session)
+    undelete_session = awaiting(backup.undelete_session)
+    export_session = awaiting(backup.export_session)
+    import_session = awaiting(backup.import_session)
+    erase_annotator = awaiting(backup.erase_annotator)
     move_session = awaiting(move.move_session)
     progress = awaiting(progress.progress)
 

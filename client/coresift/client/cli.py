@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from coresift.client.commands.connection import add_connection_options
 from coresift.client.commands.shared import Failure, complain, exit_code
 from coresift.client.errors import CoresiftError
 
@@ -41,6 +42,7 @@ def build() -> typer.Typer:
                 typer.echo(f"coresift: the {family.name} commands are broken: {error}", err=True)
             continue  # else their extra is not installed
         register(app)
+    add_connection_options(app)
     return app
 
 

@@ -14,7 +14,9 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast
 import grpc
 from google.protobuf.message import Message
 
+from coresift.client.affinity import Routes
 from coresift.client.calls import (
+    backup,
     configure,
     consensus,
     coreset,
@@ -27,10 +29,11 @@ from coresift.client.calls import (
     session,
     signals,
 )
-from coresift.client.channel import DEFAULT_TARGET, channel_options
+from coresift.client.channel import DEFAULT_TARGET, Lines, channel_options
+from coresift.client.credentials import Pem, TokenSource, access
 from coresift.client.errors import CoresiftError, from_status
-from coresift.client.flow import Ask, Emit, Flow, Iteration, Open, Receive, Send, Settings, Sleep
-from coresift.v1 import selection_pb2_grpc
+from coresift.client.flow import Flow, Iteration
+from coresift.client.steps import Ask, Emit, Open, Probe, Receive, Send, Settings, Sleep
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -77,10 +80,20 @@ class Client:
     """A connection to the service. Threads may share it; use it as a context manager.
 
     Args:
-        target: ``host:port``, or any gRPC name (``dns:///coresift:50051`` uses all replicas).
+        target: ``host:port``, several with commas between them, or any gRPC name. The calls of
+            one session go to one of the replicas that are listed or that the host's name stands
+            for; to another one while that does not answer.
         timeout_s: of one call with one answer, its retries included.
-        credentials: of TLS (`grpc.ssl_channel_credentials`); None: plain text.
-        max_attempts: how often a call is sent at most, when the server is not available.
+        token: who calls: a text, or a callable that gives it for each call (`TokenFile`).
+        tls: encrypt; the server's certificate must be of an authority that this machine trusts.
+        ca: the authorities to trust instead: path of a PEM file, or its content as bytes.
+            Implies ``tls``.
+        certificate: our own certificate chain and its key, each as ``ca``. Implies ``tls``.
+        credentials: of TLS in any other way (`grpc.ssl_channel_credentials`).
+        insecure_token: send the token without TLS to other machines too.
+        max_attempts: how often a call is sent to each replica at most, when none is available.
+
+    Raises ValueError: the target is empty; the token would travel unencrypted.
 
     Calls raise `CoresiftError`. Every write sends a ``request_id``, its own for each call unless
     one is given; a write that is repeated with the same id takes effect once.
@@ -91,17 +104,33 @@ class Client:
         target: str = DEFAULT_TARGET,
         *,
         timeout_s: float = 30.0,
+        token: TokenSource | None = None,
+        tls: bool = False,
+        ca: Pem | None = None,
+        certificate: tuple[Pem, Pem] | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        insecure_token: bool = False,
         max_attempts: int = 8,
     ) -> None:
         self.target = target
-        self._settings = Settings(timeout_s=timeout_s, max_attempts=max_attempts)
-        self._channel = (
-            grpc.insecure_channel(target, channel_options())
-            if credentials is None
-            else grpc.secure_channel(target, credentials, channel_options())
+        routes = Routes(target)
+        self._settings = Settings(timeout_s=timeout_s, max_attempts=max_attempts, routes=routes)
+        self._access = access(
+            is_local=routes.is_local,
+            token=token,
+            tls=tls,
+            ca=ca,
+            certificate=certificate,
+            credentials=credentials,
+            insecure_token=insecure_token,
         )
-        self._stub = selection_pb2_grpc.SelectionServiceStub(self._channel)
+        self._lines: Lines[grpc.Channel] = Lines(self._connect)
+
+    def _connect(self, address: str) -> grpc.Channel:
+        options = channel_options(self._settings.routes.authority_of(address))
+        if self._access.channel is None:
+            return grpc.insecure_channel(address, options)
+        return grpc.secure_channel(address, self._access.channel, options)
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +140,8 @@ class Client:
 
     def close(self) -> None:
         """Close the connection; running calls end with an error."""
-        self._channel.close()
+        for channel in self._lines.close():
+            channel.close()
 
     def with_timeout(self, timeout_s: float) -> Self:
         """The same connection with another timeout."""
@@ -157,13 +187,8 @@ class Client:
         match step:
             case Ask():
                 return self._settings
-            case Send():
-                request = step.request
-                sent = request if isinstance(request, Message) else iter(request)
-                method = getattr(self._stub, step.name)
-                return method(sent, timeout=step.timeout_s, metadata=step.metadata)
-            case Open():
-                return getattr(self._stub, step.name)(step.request, metadata=step.metadata)
+            case Send() | Open() | Probe():
+                return self._call(step)
             case Receive():
                 return next(cast("Iterator[Any]", step.stream), None)
             case Sleep():
@@ -171,11 +196,32 @@ class Client:
             case _:
                 raise AssertionError(f"unknown step {step!r}")
 
+    def _call(self, step: Send | Open | Probe) -> Any:
+        for channel in self._lines.unused(self._settings.routes.known):
+            channel.close()
+        with self._lines.to(step.address) as line:
+            if isinstance(step, Probe):
+                return line.check(b"", timeout=step.timeout_s)
+            method = getattr(line.stub, step.name)
+            shown = (*step.metadata, *self._access.metadata())
+            if isinstance(step, Open):
+                opened = method(step.request, metadata=shown)
+                ended = line.lasting()
+                if not opened.add_callback(ended):  # it has ended already
+                    ended()
+                return opened
+            sent = step.request if isinstance(step.request, Message) else iter(step.request)
+            return method(sent, timeout=step.timeout_s, metadata=shown)
+
     create_session = blocking(configure.create_session)
     get_session = blocking(session.get_session)
     list_sessions = iterating(session.list_sessions)
     update_session = blocking(configure.update_session)
     delete_session = blocking(session.delete_session)
+    undelete_session = blocking(backup.undelete_session)
+    export_session = blocking(backup.export_session)
+    import_session = blocking(backup.import_session)
+    erase_annotator = blocking(backup.erase_annotator)
     move_session = blocking(move.move_session)
     progress = blocking(progress.progress)
 

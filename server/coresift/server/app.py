@@ -28,9 +28,12 @@ from coresift.server.memory import return_large_blocks
 from coresift.server.metrics import Metrics
 from coresift.server.pool.parallel import limit_blas, stay_behind
 from coresift.server.pool.pool import Pool
+from coresift.server.rpc.admission import Admission
+from coresift.server.rpc.guard import Guard
 from coresift.server.rpc.interceptor import CallInterceptor
 from coresift.server.rpc.service import SERVICE, SelectionService
 from coresift.server.rpc.services import Services
+from coresift.server.session.backups import Backups
 from coresift.server.session.batches import Batches
 from coresift.server.session.consensus import ConsensusLists
 from coresift.server.session.coreset_inputs import Inputs
@@ -38,15 +41,18 @@ from coresift.server.session.coreset_jobs import CoresetJobs
 from coresift.server.session.coreset_plans import Planner
 from coresift.server.session.coreset_room import Room
 from coresift.server.session.coreset_runner import Runner
+from coresift.server.session.erasure import Erasure
 from coresift.server.session.labeling import Labeling
 from coresift.server.session.lifecycle import Lifecycle
 from coresift.server.session.materials import Loader
 from coresift.server.session.model import Modelling
 from coresift.server.session.pools import Pools
 from coresift.server.session.progress import ProgressReports
+from coresift.server.session.requests import Requests
 from coresift.server.session.sessions import LiveSessions
 from coresift.server.session.signals import Signals
 from coresift.server.session.vector_scores import VectorScoring
+from coresift.server.session.view_files import ViewFiles
 from coresift.server.session.workers import Workers
 from coresift.server.state.embedded import EmbeddedRedis
 from coresift.server.state.redis_store import RedisStore
@@ -59,6 +65,10 @@ LEAVE_S = 0.5
 """Between "not serving" and the end of new calls: balancers look away meanwhile."""
 JOBS_AT_ONCE = 2
 """Core-set jobs that select at the same time, each on one core; the others wait."""
+STOP_S = 0.5
+"""At the end of a drain, in which the calls that are left are told that they end."""
+CONNECTION_GRACE_S = 300.0
+"""For the calls of a connection that has reached its age."""
 PURGE_S = 600.0
 STATE_S = 1.0
 OPTIONS = (
@@ -66,6 +76,9 @@ OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.keepalive_time_ms", 60_000),
+    # A client that does not answer a ping is gone: its calls end.
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.max_concurrent_streams", 1024),
     # A second server on a port must fail, not share it.
     ("grpc.so_reuseport", 0),
 )
@@ -90,20 +103,31 @@ async def serving(config: ServeConfig) -> AsyncIterator[tuple[str, str]]:
     return_large_blocks()
     metrics = Metrics()
     metrics.build_info.labels(version("coresift")).set(1)
+    guard = Guard.of(config, metrics)
     async with AsyncExitStack() as stack:
         pools = Pools(_open_pools(config, metrics, stack))
         store = await _store(config, metrics, stack)
-        services = await _services(config, pools, store, metrics, stack)
+        workers = Workers(config.worker_threads, refused=metrics.refused_by("workers"))
+        admission = Admission(metrics, workers.gate)
+        services = await _services(config, pools, store, metrics, workers, stack)
         health = HealthServicer()
-        server, listen = await _listen(config, services, metrics, health)
-        stack.push_async_callback(_drain, server, health, services, config.drain_s)
+        health_listen = await _serve_health(config, health, stack)
+        server, listen = await _listen(config, services, metrics, health, guard, admission)
+        stack.push_async_callback(_drain, server, health, services, admission, config.drain_s)
         metrics_listen = _serve_metrics(config, metrics, stack)
-        for work in (_watch_state(store, health), _purge(store)):
+        for work in (
+            _watch_state(store, health),
+            _purge(store, services.sessions.files),
+            guard.watch(),
+            admission.watch(),
+        ):
             task = asyncio.create_task(work)
             stack.callback(task.cancel)
         for name in ("", SERVICE, "readiness", "liveness"):
             await health.set(name, health_pb2.HealthCheckResponse.SERVING)
         ready = {"listen": listen, "metrics": metrics_listen, "pid": os.getpid()}
+        if health_listen:
+            ready["health"] = health_listen
         log.info("serving", seconds=round(time.perf_counter() - began, 3), **ready)
         if config.ready_file is not None:
             _write_whole(config.ready_file, json.dumps(ready))
@@ -136,22 +160,32 @@ async def _store(config: ServeConfig, metrics: Metrics, stack: AsyncExitStack) -
         redis = await stack.enter_async_context(EmbeddedRedis(config.data_dir / "state"))
         url = redis.url
     store = await RedisStore.connect(
-        url, volatile=config.state_volatile, observe=metrics.observe_redis
+        url,
+        volatile=config.state_volatile,
+        min_replicas=config.state_min_replicas,
+        observe=metrics.observe_redis,
+        count_shortfall=metrics.redis_wait_shortfalls.inc,
     )
     stack.push_async_callback(store.close)
     return store
 
 
 async def _services(
-    config: ServeConfig, pools: Pools, store: Store, metrics: Metrics, stack: AsyncExitStack
+    config: ServeConfig,
+    pools: Pools,
+    store: RedisStore,
+    metrics: Metrics,
+    workers: Workers,
+    stack: AsyncExitStack,
 ) -> Services:
     artifacts = Artifacts(config.artifact_root())
-    workers, job_workers = Workers(config.worker_threads), Workers(JOBS_AT_ONCE, stay_behind)
+    job_workers = Workers(JOBS_AT_ONCE, stay_behind)
     stack.push_async_callback(workers.drain, 1.0)
     stack.push_async_callback(job_workers.drain, 1.0)
     loader = Loader(pools, artifacts)
     signals = Signals(pools, store, artifacts, workers)
-    sessions = LiveSessions(pools, loader, store, workers, metrics)
+    files = ViewFiles(artifacts, store, metrics)
+    sessions = LiveSessions(pools, loader, store, workers, metrics, files)
     inputs = Inputs(pools, sessions, store, artifacts, job_workers)
     runner = Runner(inputs, store, artifacts, job_workers, metrics, Room(JOBS_AT_ONCE))
     planner = Planner(pools, sessions, signals, artifacts, workers)
@@ -159,6 +193,8 @@ async def _services(
         pools=pools,
         sessions=sessions,
         lifecycle=Lifecycle(pools, sessions, signals, loader, store, workers),
+        backups=Backups(pools, loader, store, workers),
+        erasure=Erasure(sessions, loader, store, Requests(store), workers),
         progress=ProgressReports(store, workers),
         consensus=ConsensusLists(workers),
         batches=Batches(store, workers, metrics),
@@ -171,11 +207,16 @@ async def _services(
 
 
 async def _listen(
-    config: ServeConfig, services: Services, metrics: Metrics, health: HealthServicer
+    config: ServeConfig,
+    services: Services,
+    metrics: Metrics,
+    health: HealthServicer,
+    guard: Guard,
+    admission: Admission,
 ) -> tuple[grpc.aio.Server, str]:
+    calls = CallInterceptor(metrics, SERVICE, admission, config.default_deadline_s)
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(metrics, SERVICE)],
-        options=[*OPTIONS, ("grpc.max_receive_message_length", config.max_message_bytes)],
+        interceptors=[*guard.interceptors(metrics), calls], options=_options(config)
     )
     add_SelectionServiceServicer_to_server(SelectionService(services), server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
@@ -184,12 +225,40 @@ async def _listen(
         reflection.enable_server_reflection(names, server)
     host, port = address("--listen", config.listen)
     await _check_free(config.listen, host, port)
+    guard.check_exposure(host, allows_plaintext=config.allow_plaintext)
     try:
-        port = server.add_insecure_port(config.listen)
+        port = guard.add_port(server, config.listen)
+        server.add_insecure_port(admission.loop.address)
     except RuntimeError as error:
         raise StartError(f"cannot listen on {config.listen}: is the port taken?") from error
     await server.start()
     return server, f"{host}:{port}"
+
+
+def _options(config: ServeConfig) -> list[tuple[str, int]]:
+    options = [*OPTIONS, ("grpc.max_receive_message_length", config.max_message_bytes)]
+    if config.max_connection_age_s:
+        options += [
+            ("grpc.max_connection_age_ms", max(1, int(1e3 * config.max_connection_age_s))),
+            ("grpc.max_connection_age_grace_ms", int(1e3 * CONNECTION_GRACE_S)),
+        ]
+    return options
+
+
+async def _serve_health(
+    config: ServeConfig, health: HealthServicer, stack: AsyncExitStack
+) -> str | None:
+    """A plain port for probes, which bear neither certificates nor tokens; it outlives the drain."""
+    if config.health_listen is None:
+        return None
+    host, port = address("--health-listen", config.health_listen)
+    await _check_free(config.health_listen, host, port)
+    server = grpc.aio.server(options=OPTIONS)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    port = server.add_insecure_port(config.health_listen)
+    await server.start()
+    stack.push_async_callback(server.stop, LEAVE_S)
+    return f"{host}:{port}"
 
 
 async def _check_free(listen: str, host: str, port: int) -> None:
@@ -221,13 +290,24 @@ def _serve_metrics(config: ServeConfig, metrics: Metrics, stack: AsyncExitStack)
 
 
 async def _drain(
-    server: grpc.aio.Server, health: HealthServicer, services: Services, drain_s: float
+    server: grpc.aio.Server,
+    health: HealthServicer,
+    services: Services,
+    admission: Admission,
+    drain_s: float,
 ) -> None:
-    """Say "not serving", give balancers a moment, refuse new calls, end those under way."""
+    """Say "not serving", give balancers a moment, refuse new calls, wait for those under way.
+
+    What is left at the end of the time is ended in a way that clients retry elsewhere.
+    """
     await health.enter_graceful_shutdown()
     await asyncio.sleep(LEAVE_S)
     await services.coresets.stop()
-    await server.stop(drain_s)
+    stopping = asyncio.ensure_future(server.stop(drain_s))
+    await asyncio.wait({stopping}, timeout=max(0.0, drain_s - STOP_S))
+    if not stopping.done():
+        await admission.stop()
+    await stopping
 
 
 async def _watch_state(store: Store, health: HealthServicer) -> None:
@@ -239,11 +319,12 @@ async def _watch_state(store: Store, health: HealthServicer) -> None:
         await asyncio.sleep(STATE_S)
 
 
-async def _purge(store: Store) -> None:
+async def _purge(store: Store, files: ViewFiles) -> None:
     """Remove sessions that were deleted a day ago."""
     while True:
         try:
             await store.purge()
+            await files.sweep()
         except Exception as error:
             log.warning("purge postponed", error=str(error))
         await asyncio.sleep(PURGE_S)

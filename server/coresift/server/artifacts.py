@@ -3,7 +3,8 @@
 Files stay until they are removed by hand: several records may name one content, and training jobs
 read the files by URI long after the records have ended. A file's time of writing is its own; to
 tidy up, remove old files of ``coresets``, which no session ever reads, and of ``signals`` those
-whose hash no signal has (`ListSignals`) and no session reads.
+whose hash no signal has (`ListSignals`) and no session reads. Only those of ``views``, a cache
+that one session alone names, are removed when they are superseded.
 """
 
 from __future__ import annotations
@@ -79,6 +80,11 @@ class Artifacts:
                 content_hash=content_hash,
             ) from error
         return pq.read_table(pa.BufferReader(data))
+
+    def remove(self, kind: str, content_hash: str) -> None:
+        """Remove a stored table; nothing where it is gone."""
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(f"{self._root}/{kind}/{content_hash}.parquet")
 
 
 def _parquet(table: pa.Table) -> bytes:

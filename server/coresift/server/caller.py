@@ -54,6 +54,11 @@ CALLER: ContextVar[Caller] = ContextVar("caller", default=ANYONE)
 """Of the running task; those that it starts inherit it."""
 
 
+def tenant_of(kept: str) -> str:
+    """The tenant of what is kept under ``kept``."""
+    return kept.rpartition(SEPARATOR)[0]
+
+
 def bare(kept: str) -> str:
     """The caller's own name of what is kept under ``kept``."""
     return kept.rpartition(SEPARATOR)[2]

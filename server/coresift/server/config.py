@@ -22,24 +22,41 @@ class ServeConfig:
     Attributes:
         state_url: Redis; None starts the embedded one under ``data_dir``.
         state_volatile: accept a Redis that keeps nothing on disk.
+        state_min_replicas: how many replicas of Redis must have a write before it is acknowledged.
         artifacts: root of signals and core-sets, any fsspec URI; None: under ``data_dir``.
         device: where embeddings live: auto, cpu or cuda.
+        tokens: access tokens; None: whoever reaches the port may do everything.
+        tls_cert, tls_key: PEM files; None: plain text.
+        tls_client_ca: whose certificates clients must show (mTLS); None: they need none.
+        allow_plaintext: serve a public address without TLS.
+        health_listen: a second port, plain, for health alone; None: there is none.
         ready_file: written as JSON (listen, metrics, pid) once the server serves.
         drain_s: how long calls may take after SIGTERM.
+        default_deadline_s: of calls with one answer whose clients set none.
+        max_connection_age_s: after which a client must connect anew; 0: never.
         worker_threads: for numerics.
     """
 
     pools: tuple[Path, ...]
     listen: str = "127.0.0.1:50051"
     metrics_listen: str = "127.0.0.1:9464"
-    state_url: str | None = None
+    state_url: str | None = field(default=None, repr=False)
     state_volatile: bool = False
+    state_min_replicas: int = 0
     artifacts: str | None = None
     data_dir: Path = field(default_factory=default_data_dir)
     device: str = "auto"
     reflection: bool = False
+    tokens: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    allow_plaintext: bool = False
+    health_listen: str | None = None
     ready_file: Path | None = None
     drain_s: float = 7.0
+    default_deadline_s: float = 60.0
+    max_connection_age_s: float = 1800.0
     worker_threads: int = field(default_factory=lambda: max(2, os.cpu_count() or 2))
     max_message_bytes: int = 64 * 1024 * 1024
 

@@ -1,11 +1,17 @@
-"""How the process holds memory."""
+"""How the process holds memory, and how much of it there is."""
 
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
+
+import psutil
 
 _M_MMAP_THRESHOLD = -3
 LARGE_BYTES = 4 * 1024 * 1024
+CGROUPS = Path("/sys/fs/cgroup")
+UNLIMITED = 1 << 60
+"""Version 1 of control groups says "no limit" with a number about this large."""
 
 
 def return_large_blocks() -> None:
@@ -17,3 +23,54 @@ def return_large_blocks() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc only
         libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
+
+
+def available_bytes(cgroup: Path | None = None) -> int:
+    """Memory that this process can still have: what the machine has, within its container's limit.
+
+    Args:
+        cgroup: directory of the control group; None: the one this process sees as its root, or
+            finds itself in.
+    """
+    free = int(psutil.virtual_memory().available)
+    groups = [cgroup] if cgroup is not None else _own_groups()
+    return max(0, min([free, *(left for group in groups if (left := _left(group)) is not None)]))
+
+
+def _own_groups() -> list[Path]:
+    """The control groups that bound this process, its own and those above, v2 or v1."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "memory" in controllers.split(","):
+            root = CGROUPS if not controllers else CGROUPS / "memory"
+            own = root / path.lstrip("/")
+            above = [parent for parent in own.parents if parent.is_relative_to(root)]
+            found = [group for group in (own, *above) if _left(group) is not None]
+            if found:
+                return found
+    return []
+
+
+def _left(group: Path) -> int | None:
+    """Bytes below the limit of a control group; None where it has none.
+
+    The page cache counts as used there, but gives way: what the kernel lists as inactive is free.
+    """
+    for limit_name, used_name, cached in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            limit = (group / limit_name).read_text().strip()
+            used = int((group / used_name).read_text())
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        if limit == "max" or int(limit) >= UNLIMITED:
+            return None
+        return int(limit) - used + int(stat.get(cached, 0))
+    return None

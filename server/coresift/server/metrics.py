@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -73,11 +73,22 @@ class Metrics:
             "Views dropped because the log had been rewound (a failover).",
             registry=registry,
         )
+        self.view_files = Counter(
+            "coresift_view_files_total",
+            "Files of views by what became of them: written, loaded, unusable, failed.",
+            ["event"],
+            registry=registry,
+        )
         self.redis_seconds = Histogram(
             "coresift_redis_call_seconds",
             "Time of a call to the state store.",
             ["operation"],
             buckets=FAST,
+            registry=registry,
+        )
+        self.redis_wait_shortfalls = Counter(
+            "coresift_redis_wait_shortfalls_total",
+            "Writes that fewer replicas had in time than --state-min-replicas wants.",
             registry=registry,
         )
         self.redis_errors = Counter(
@@ -104,6 +115,57 @@ class Metrics:
             ["pool", "version"],
             registry=registry,
         )
+        self.reloads = Counter(
+            "coresift_reloads_total",
+            "Changed files read again, by file (tokens, certificates) and outcome (ok, failed).",
+            ["file", "outcome"],
+            registry=registry,
+        )
+        self.calls_working = Gauge(
+            "coresift_calls_working",
+            "Calls that hold a permit of their class.",
+            ["call_class"],
+            registry=registry,
+        )
+        self.calls_queued = Gauge(
+            "coresift_calls_queued",
+            "Calls that wait for a permit of their class.",
+            ["call_class"],
+            registry=registry,
+        )
+        self.calls_open = Gauge(
+            "coresift_calls_open",
+            "Calls under way, those that only wait for others counted.",
+            ["call_class"],
+            registry=registry,
+        )
+        self.calls_refused = Counter(
+            "coresift_calls_refused_total",
+            "Calls refused for overload, by class (workers: where they needed a thread) and cause: "
+            "loop, open, queue, wait, tenant, deadline.",
+            ["call_class", "cause"],
+            registry=registry,
+        )
+        self.workers_busy = Gauge(
+            "coresift_workers_busy", "Threads that compute for calls.", registry=registry
+        )
+        self.workers_queued = Gauge(
+            "coresift_workers_queued", "Computations that wait for a thread.", registry=registry
+        )
+        self.loop_wait = Histogram(
+            "coresift_loop_wait_seconds",
+            "Time of a call that does nothing: what every call waits for the event loop.",
+            buckets=FAST,
+            registry=registry,
+        )
+        self.admitted_share = Gauge(
+            "coresift_admitted_ratio",
+            "Share of the calls that the event loop has time for; 1: it keeps up.",
+            registry=registry,
+        )
+        self.tasks = Gauge(
+            "coresift_asyncio_tasks", "Tasks of the event loop, once a second.", registry=registry
+        )
         self.build_info = Gauge(
             "coresift_build_info", "1, with the release as label.", ["version"], registry=registry
         )
@@ -116,6 +178,14 @@ class Metrics:
             yield
         finally:
             self.stage_seconds.labels(name).observe(time.perf_counter() - began)
+
+    def observe_reload(self, file: str, ok: bool) -> None:
+        """Count a reload."""
+        self.reloads.labels(file, "ok" if ok else "failed").inc()
+
+    def refused_by(self, call_class: str) -> Callable[[str], None]:
+        """Counts a class's refusals by cause."""
+        return lambda cause: self.calls_refused.labels(call_class, cause).inc()
 
     def observe_redis(self, operation: str, seconds: float, ok: bool) -> None:
         """Count a call to the state store."""

@@ -177,7 +177,7 @@ def test_sigterm_loses_no_call(pools: Pools, tmp_path: Path) -> None:
 def test_a_client_of_two_replicas_notices_nothing(
     pools: Pools, redis_url: str, tmp_path: Path
 ) -> None:
-    """The client takes replicas in turn and leaves the one that says it drains."""
+    """The client takes replicas in turn, but for a session, and leaves one that drains."""
     common: list[str | Path] = ["--pool", pools.things.directory, "--state", redis_url]
     common += ["--artifacts", tmp_path]
     with ServerProcess(*common) as staying:
@@ -186,7 +186,8 @@ def test_a_client_of_two_replicas_notices_nothing(
             target = f"ipv4:{staying.listen},{leaving.listen}"
             with Client(target, max_attempts=1) as client, ThreadPoolExecutor(4) as threads:
                 session = client.create_session("things").session_id
-                burst = Burst(threads, [lambda: client.get_session(session)] * 4)
+                reads = [lambda: client.get_session(session), lambda: client.get_pool("things")]
+                burst = Burst(threads, reads * 2)
                 assert burst.warm.wait(60)
                 leaving.terminate()
                 assert leaving.wait() == 0
@@ -200,7 +201,7 @@ def test_a_client_of_two_replicas_notices_nothing(
             if leaving.process.poll() is None:
                 leaving.kill()
     served = [
-        sum(event.get("method") == "GetSession" for event in server.events)
+        sum(event.get("method") == "GetPool" for event in server.events)
         for server in (staying, leaving)
     ]
     assert min(served) > 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
@@ -165,6 +166,41 @@ def test_delete_session(client: Client) -> None:
     with pytest.raises(Exception, match="taken") as taken:
         client.create_session("things", session_id=session.session_id)
     assert taken.value.reason is Reason.SESSION_EXISTS  # type: ignore[attr-defined]
+
+
+def test_undelete_session(client: Client) -> None:
+    session = client.create_session("things")
+    client.add_labels(session, {"item-1": "positive"}, "ann")
+    before = client.get_session(session)
+    client.delete_session(session)
+    assert client.undelete_session(session) == before == client.get_session(session)
+    with pytest.raises(NotFound):
+        client.undelete_session(session)
+
+
+def test_export_session(client: Client, tmp_path: Path) -> None:
+    session = client.create_session("things")
+    client.add_labels(session, {"item-1": "positive"}, "ann")
+    size = client.export_session(session, tmp_path / "file")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").stat().st_size == size > 0
+
+
+def test_import_session(client: Client, tmp_path: Path) -> None:
+    session = client.create_session("things")
+    client.add_labels(session, {"item-1": "positive"}, "ann")
+    client.export_session(session, tmp_path / "file")
+    other = client.import_session(tmp_path / "file", session_id=f"other-{uuid4()}")
+    assert list(client.list_labels(other)) == list(client.list_labels(session))
+    assert other.basis == client.get_session(session).basis
+
+
+def test_erase_annotator(client: Client) -> None:
+    session = client.create_session("things")
+    client.add_labels(session, {"item-1": "positive"}, "ann")
+    erased = client.erase_annotator(session, "ann")
+    assert erased.entries == 1
+    assert [label.annotator for label in client.list_labels(session)] == [erased.replacement]
 
 
 def test_get_session_progress(client: Client, stub: SelectionServiceStub) -> None:

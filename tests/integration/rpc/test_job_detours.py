@@ -120,7 +120,7 @@ class Site:
     async def cut(self) -> None:
         """Leave this site, and no other, without Redis."""
         self._link.unlink()
-        await self.store._link.client.connection_pool.disconnect()
+        await self.store._link.disconnect()
         with pytest.raises(CoresiftError):
             await self.store.get_document("jobs", "any")
 

@@ -83,7 +83,7 @@ class Road:
 
     async def cut(self, store: RedisStore) -> None:
         self._link.unlink()
-        await store._link.client.connection_pool.disconnect()
+        await store._link.disconnect()
 
 
 @pytest_asyncio.fixture

@@ -232,52 +232,6 @@ async def test_a_configuration_changed_elsewhere_takes_effect(pair: Pair, pool: 
     await check_replay(two, session)
 
 
-async def copy_of(replica: Replica, uid: str) -> dict[bytes, bytes]:
-    client = replica.store._link.client
-    names = [name async for name in client.scan_iter(f"coresift:{{{uid}}}:*")]
-    return {name: await client.dump(name) for name in names}
-
-
-async def restore(replica: Replica, uid: str, copy: dict[bytes, bytes]) -> None:
-    """What a failover to a lagging copy does to a session."""
-    client = replica.store._link.client
-    names = [name async for name in client.scan_iter(f"coresift:{{{uid}}}:*")]
-    await client.delete(*names)
-    for name, value in copy.items():
-        await client.restore(name, 0, value)
-
-
-@pytest.mark.parametrize("by", ["claim", "sync"])
-@pytest.mark.parametrize("goes_on", ["not at all", "as far", "further"])
-async def test_a_rewound_log_is_noticed(pair: Pair, pool: Pool, by: str, goes_on: str) -> None:
-    one, two = pair
-    session = await one.create(pool)
-    await one.label(session, SIDES)
-    live = await one.live(session)
-    copy = await copy_of(one, live.uid)
-    await one.label(session, {20: YES})
-    await one.label(session, {21: NO})
-    await one.next_batch(session)
-    assert {20, 21} <= set(live.view.votes)
-    await restore(one, live.uid, copy)
-    labels = {"not at all": [], "as far": [30, 31, 32], "further": range(30, 40)}[goes_on]
-    for row in labels:
-        await two.label(session, {row: YES}, "bob")
-    if by == "claim":
-        batch = await one.next_batch(session, "cyd", 3)
-        assert batch.picks
-    else:
-        await one.progress(session)
-    expected = {*SIDES, *labels}
-    assert set(live.view.votes) == expected
-    assert one.metrics.registry.get_sample_value("coresift_log_rewinds_total") == 1
-    fresh = await two.live(session)
-    await fresh.sync(now())
-    assert fresh.view.votes == live.view.votes
-    await one.next_batch(session, "dee", 3)
-    await check_replay(two, session)
-
-
 async def test_progress_in_the_midst_of_claims(pair: Pair, pool: Pool) -> None:
     """Syncs and claims of one replica at once: picks stay those of the log."""
     one, two = pair

@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import psutil
 import pytest
 from tests.fixtures.sessions import a_request, a_session, labels
 
-from coresift.server.errors import StartError
+from coresift.server.errors import CoresiftError, Reason, StartError
 from coresift.server.state.embedded import EmbeddedRedis
 from coresift.server.state.redis_binary import RedisBinary
 from coresift.server.state.redis_store import RedisStore
@@ -205,3 +206,28 @@ async def test_stopping_twice_or_after_redis_died_is_fine(
     await server.stop()
     async with EmbeddedRedis(tmp_path, binary=redis_binary.path):
         pass
+
+
+async def test_killed_alone_it_is_started_again_with_all_that_was_acknowledged(
+    tmp_path: Path, redis_binary: RedisBinary
+) -> None:
+    async with EmbeddedRedis(tmp_path, binary=redis_binary.path) as server:
+        store = await RedisStore.connect(server.url)
+        session = await a_session(store)
+        for round_ in range(3):
+            await store.add_labels(session.uid, a_request(), "ann", labels([round_]))
+            killed = server.pid
+            os.kill(killed, signal.SIGKILL)
+            began = time.perf_counter()
+            with pytest.raises(CoresiftError) as caught:
+                await store.read(session.session_id)
+            assert caught.value.reason is Reason.STATE_UNAVAILABLE
+            assert time.perf_counter() - began < 0.5
+            async with asyncio.timeout(5):
+                while not store.available():  # noqa: ASYNC110 - nothing to wait for
+                    await asyncio.sleep(0.005)
+            assert server.pid != killed
+            assert (await store.read(session.session_id)).revision == round_ + 2
+            with pytest.raises(StartError, match="in use"):
+                await EmbeddedRedis(tmp_path, binary=redis_binary.path).start()
+        await store.close()

@@ -8,9 +8,11 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
+from redis.asyncio import Redis
 from tests.fixtures.sessions import a_claim, a_request, a_session, grant, labels
 
 from coresift.server.errors import CoresiftError, Reason, StartError
@@ -30,6 +32,13 @@ async def own(server: EmbeddedRedis) -> AsyncIterator[RedisStore]:
     store = await RedisStore.connect(server.url)
     yield store
     await store.close()
+
+
+async def ask_server(server: EmbeddedRedis, *command: str) -> object:
+    """Run a command on a connection of its own."""
+    client: Any
+    async with Redis(unix_socket_path=server.url.removeprefix("unix://")) as client:
+        return await client.execute_command(*command)
 
 
 async def refused(call: object) -> CoresiftError:
@@ -104,10 +113,12 @@ async def test_killed_redis_is_found_again_after_its_restart(
         await own.close()
 
 
-async def test_closed_connections_do_not_fail_a_call(own: RedisStore) -> None:
+async def test_closed_connections_do_not_fail_a_call(
+    server: EmbeddedRedis, own: RedisStore
+) -> None:
     session = await a_session(own)
     for number in range(5):
-        await own._link._scout.execute_command("CLIENT", "KILL", "TYPE", "normal")
+        await ask_server(server, "CLIENT", "KILL", "TYPE", "normal")
         written = await own.add_labels(session.uid, a_request(), "ann", labels([number]))
         assert not written.replayed
     assert own.available()
@@ -145,14 +156,52 @@ async def test_full_redis_is_named(own: RedisStore) -> None:
     assert (await grant(own, session, [1])).rows == (1,)
 
 
-async def test_read_only_redis_is_named(own: RedisStore) -> None:
+async def test_read_only_redis_is_named(server: EmbeddedRedis, own: RedisStore) -> None:
     session = await a_session(own)
-    await own._link.client.execute_command("REPLICAOF", "127.0.0.1", "1")
-    label = own.add_labels(session.uid, a_request(), "ann", labels([1]))
-    assert (await refused(label)).reason is Reason.STATE_READ_ONLY
+    await ask_server(server, "REPLICAOF", "127.0.0.1", "1")
+    for _ in range(2):
+        label = own.add_labels(session.uid, a_request(), "ann", labels([1]))
+        error = await refused(label)
+        assert error.reason is Reason.STATE_READ_ONLY
+        assert error.retry_after_s is not None
+        await own._link.disconnect()  # the second call meets it on a new connection
     with pytest.raises(StartError, match="is a replica"):
         await own.check()
-    await own._link.client.execute_command("REPLICAOF", "NO", "ONE")
+    await ask_server(server, "REPLICAOF", "NO", "ONE")
+    await until_back(own)
+    assert await own.read(session.session_id) == session
+
+
+async def test_a_full_disk_is_named(server: EmbeddedRedis, own: RedisStore, tmp_path: Path) -> None:
+    session = await a_session(own)
+    # As if a snapshot had failed: what Redis says is the same, MISCONF.
+    await ask_server(server, "CONFIG", "SET", "save", "1 1")
+    (tmp_path / "dump.rdb").mkdir()
+    refusal = None
+    async with asyncio.timeout(20):
+        while refusal is None:
+            request = a_request()
+            try:
+                await own.add_labels(session.uid, request, "ann", labels([1]))
+            except CoresiftError as error:
+                refusal = error
+            await asyncio.sleep(0.05)
+    assert refusal.reason is Reason.STATE_READ_ONLY
+    assert "MISCONF" in refusal.message
+    assert (await own.read(session.session_id)).revision > 0
+    await ask_server(server, "CONFIG", "SET", "save", "")
+    assert not (await own.add_labels(session.uid, request, "ann", labels([1]))).replayed
+
+
+async def test_many_callers_wait_in_turn(own: RedisStore) -> None:
+    session = await a_session(own)
+    began = time.perf_counter()
+
+    async def read_for_a_while() -> None:
+        while time.perf_counter() - began < 1.5:  # who never had a turn is refused after 1 s
+            await own.read(session.session_id)
+
+    await asyncio.gather(*(read_for_a_while() for _ in range(100)))
 
 
 @pytest.mark.parametrize(
@@ -172,9 +221,7 @@ async def test_redis_that_loses_labels_is_refused(
     with pytest.raises(StartError, match=message):
         await own.check()
     # A connection made later is refused too, and the store stays away until that is mended.
-    client = own._link.client
-    await own._link._breaker.close()
-    await client.connection_pool.disconnect()
+    await own._link.disconnect()
     assert (await refused(own.read(session.session_id))).reason is Reason.STATE_UNAVAILABLE
     assert not own.available()
     if setting == "appendonly":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from uuid import uuid4
 
 import numpy as np
@@ -151,7 +152,8 @@ async def test_purge_removes_what_was_deleted_a_day_ago(store: RedisStore) -> No
     await client.zadd(DELETED, {f"{gone.uid} {gone.session_id}": 0})
     await client.zadd(DELETED, {f"{kept.uid} {kept.session_id}": 0})  # too early: put back
     assert await store.purge() == 1
-    assert await client.exists(*SessionKeys(gone.uid).data([3]), name_key(gone.session_id)) == 0
+    assert await client.exists(*SessionKeys(gone.uid).data([3])) == 0
+    assert await client.exists(name_key(gone.session_id)) == 0
     again = await store.create(gone.session_id, gone.settings, a_request("again"))
     assert again.uid != gone.uid
     assert again in await store.list_sessions(gone.session_id[:-1], 5)
@@ -264,13 +266,16 @@ async def test_rewound_log_is_noticed(store: RedisStore) -> None:
     now = await a_view(store, session)
     first = (await store.log(session.uid, 1, 1)).entries[0]
     assert isinstance(first, LabelsEntry)
-    old = ViewKey(first.offset, first.offset, first.nonce, 1)
+    old = ViewKey(first.offset, first.offset, first.nonce, 1, first.nonce)
     views = {
-        "newest, other nonce": ViewKey(now.offset, now.revision, b"another!", 1),
-        "older, other nonce": ViewKey(old.offset, old.revision, b"another!", 1),
-        "no labels there": ViewKey(now.offset, 1, b"another!", 1),
-        "beyond the log": ViewKey(now.offset + 1, now.revision, now.nonce, 1),
-        "beyond the labels": ViewKey(now.offset, now.revision + 1, now.nonce, 1),
+        "newest, other nonce": replace(now, nonce=b"another!"),
+        "newest, other tip": replace(now, tip=b"another!"),
+        "older, other nonce": replace(old, nonce=b"another!"),
+        "older, other tip": replace(old, tip=b"another!"),
+        "no labels there": replace(now, revision=1),
+        "beyond the log": replace(now, offset=now.offset + 1),
+        "beyond the labels": replace(now, revision=now.revision + 1),
+        "beyond the configurations": replace(now, config_version=2),
     }
     for why, view in views.items():
         for min_revision in (None, 0, view.revision):

@@ -59,8 +59,8 @@ async def test_all_labels_of_racing_annotators_are_in_the_log(every_redis_url: s
             )
             if isinstance(answer, Behind):
                 newest = [e for e in answer.entries if isinstance(e, LabelsEntry)][-1]
-                offset = answer.entries[-1].offset
-                view = ViewKey(offset, newest.offset, newest.nonce, 1)
+                last = answer.entries[-1]
+                view = ViewKey(last.offset, newest.offset, newest.nonce, 1, last.nonce)
                 answer = await store.claim(
                     session.uid,
                     a_claim(range(ITEMS), annotator, size=5, view=view, min_revision=view.revision),

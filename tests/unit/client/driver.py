@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import Message
 
 from coresift.client.errors import CoresiftError, Unavailable
-from coresift.client.flow import Ask, Emit, Open, Receive, Send, Settings, Sleep
+from coresift.client.steps import Ask, Emit, Open, Probe, Receive, Send, Settings, Sleep
 
 
 class Clock:
@@ -31,6 +31,7 @@ class Driver:
         self.settings = settings or Settings(clock=self.clock, jitter=lambda: 0.5)
         self.answer = answer
         self.sent: list[Send | Open] = []
+        self.probed: list[str] = []
         self.slept: list[float] = []
         self.emitted: list[Any] = []
 
@@ -48,7 +49,7 @@ class Driver:
         except StopIteration as stop:
             return stop.value
 
-    def perform(self, step: Any) -> Any:
+    def perform(self, step: Any) -> Any:  # noqa: PLR0911 - a case a step
         match step:
             case Ask():
                 return self.settings
@@ -58,6 +59,9 @@ class Driver:
             case Open():
                 self.sent.append(step)
                 return Messages(self.answer(step.name, step.request))
+            case Probe():
+                self.probed.append(step.address)
+                return self.answer("Check", step)
             case Receive():
                 return step.stream.read()  # type: ignore[attr-defined]
             case Sleep():

@@ -28,7 +28,9 @@ from coresift.client import (
 from coresift.client.calls import configure, coreset, labels, leases, model, session, signals
 from coresift.client.convert import StringColumn
 from coresift.client.errors import CoresiftError, ResourceExhausted, Unavailable
-from coresift.client.flow import Retry, Send, Settings, parts
+from coresift.client.flow import parts
+from coresift.client.retry import Retry
+from coresift.client.steps import Send, Settings
 from coresift.v1 import selection_pb2 as pb
 
 

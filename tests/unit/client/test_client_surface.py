@@ -12,6 +12,7 @@ import pytest
 import coresift.client
 from coresift.client import AsyncClient, Client, Reason
 from coresift.client.calls import (
+    backup,
     configure,
     consensus,
     coreset,
@@ -58,6 +59,7 @@ def test_constructors_agree() -> None:
 
 def test_every_rpc_has_a_method() -> None:
     modules = (
+        backup,
         configure,
         consensus,
         coreset,

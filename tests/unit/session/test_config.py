@@ -396,7 +396,7 @@ MUTABLE = {
     "validation_size",
     "stop",
 }
-NEVER = {"pool", "task", "classes", "seed"}
+NEVER = {"pool", "task", "classes", "seed", "pseudonymous"}
 
 
 def test_every_field_of_the_wire_changes_or_never_does() -> None:

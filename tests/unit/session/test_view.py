@@ -37,28 +37,32 @@ class Log:
     def next(self) -> int:
         return len(self.entries) + 1
 
+    @property
+    def nonce(self) -> bytes:
+        return b"nonce %d" % self.next
+
     def config(self, config: SessionConfig) -> None:
         version = 1 + sum(isinstance(entry, ConfigEntry) for entry in self.entries)
         packed = config.settings().config
-        self.entries.append(ConfigEntry(self.next, 0, "q", version, packed))
+        self.entries.append(ConfigEntry(self.next, 0, "q", version, packed, self.nonce))
 
     def labels(self, annotator: str, *labels: tuple[int, bytes]) -> None:
         rows, values = zip(*labels, strict=True)
-        nonce = b"nonce %d" % self.next
         ids = tuple(f"item-{row}" for row in rows)
-        entry = LabelsEntry(self.next, 0, "q", nonce, annotator, rows, ids, values, ())
+        entry = LabelsEntry(self.next, 0, "q", self.nonce, annotator, rows, ids, values, ())
         self.entries.append(entry)
 
     def grant(self, annotator: str, *rows: int, review: bool = False) -> None:
         size = len(rows)
         entry = GrantEntry(self.next, 0, "q", annotator, rows, size, 9, 0, 0, 1, b"", review)
-        self.entries.append(entry)
+        self.entries.append(replace(entry, nonce=self.nonce))
 
     def release(self, annotator: str, reason: Release, *rows: int) -> None:
-        self.entries.append(ReleaseEntry(self.next, 0, "q", annotator, rows, int(reason)))
+        entry = ReleaseEntry(self.next, 0, "q", annotator, rows, int(reason), self.nonce)
+        self.entries.append(entry)
 
     def expiry(self, *leases: tuple[int, str]) -> None:
-        self.entries.append(ExpiryEntry(self.next, 0, leases))
+        self.entries.append(ExpiryEntry(self.next, 0, leases, self.nonce))
 
 
 def applied(log: Log, entries: Sequence[Entry] | None = None) -> View:
@@ -78,6 +82,9 @@ def contents(view: View) -> tuple[object, ...]:
         view.under_voted,
         view.extra,
         view.vote_count,
+        view.label_count,
+        list(view.recent),
+        view.configs,
         view.config,
     )
 
@@ -101,7 +108,7 @@ def a_log() -> Log:
 
 def test_a_log_has_one_meaning() -> None:
     view = applied(a_log())
-    assert view.key() == ViewKey(13, 12, b"nonce 12", 2)
+    assert view.key() == ViewKey(13, 12, b"nonce 12", 2, b"nonce 13")
     assert view.votes == {1: {"bob": NO, "cyd": YES}, 2: {"ann": UNSURE}}
     assert list(view.ever) == [1, 2]
     assert view.vote_count == 3

@@ -48,6 +48,7 @@ def create_session(
     explore_fraction: float = 0.0,
     validation_size: int = 0,
     stop: StopRule | None = None,
+    pseudonymous: bool = False,
     pool_version: str = "",
     session_id: str = "",
     request_id: str | None = None,
@@ -74,6 +75,8 @@ def create_session(
         validation_size: so many random items, 0..100,000, are labelled first, never train the
             head, and measure it.
         stop: when `progress` advises to stop, besides budget and exhaustion.
+        pseudonymous: the log keeps pseudonyms instead of annotators' names, for ever; calls
+            take names as ever.
         pool_version: None given: the newest that is served.
         session_id: empty: the server makes one.
 
@@ -98,6 +101,7 @@ def create_session(
         explore_fraction=explore_fraction,
         validation_size=validation_size,
         stop=messages.given(messages.stop_message, stop),
+        pseudonymous=pseudonymous,
     )
     prior = None if prior_head is None else prior_message(prior_head, tuple(classes))
     request = pb.CreateSessionRequest(

@@ -24,7 +24,9 @@ from coresift.client.calls.named import struct
 from coresift.client.calls.session import Session, id_of
 from coresift.client.convert import Seconds, duration, new_request_id
 from coresift.client.errors import CoresiftError
-from coresift.client.flow import Ask, Flow, Open, Receive, Retry, Rpc, Stream, call, metadata
+from coresift.client.flow import Flow, Rpc, call
+from coresift.client.retry import Retry, affinity_key
+from coresift.client.steps import Ask, Receive, Stream
 from coresift.v1 import selection_pb2 as pb
 
 SCORE = Rpc("ScoreCoreset", pb.ScoreCoresetRequest, pb.ScoreCoresetResponse)
@@ -132,13 +134,14 @@ def _attach(
     request: pb.ScoreCoresetRequest, on_progress: Callable[[CoresetProgress], None] | None
 ) -> Flow[Coreset]:
     """Read a job's stream to its end, from the beginning again after a lost connection."""
-    retry = Retry((yield Ask()), timed=False)
+    key = affinity_key(request, request.session_id)
+    retry = Retry((yield Ask()), timed=False, key=key)
     farthest: dict[str, float] = {}
     while True:
         parts = _Parts(on_progress, farthest)
         opened: Stream | None = None
         try:
-            opened = yield Open(SCORE.name, request, metadata(request.session_id))
+            opened = yield retry.open(SCORE.name, request, request.session_id)
             while (message := (yield Receive(opened))) is not None:
                 if parts.gets_further(message):
                     retry.reset()

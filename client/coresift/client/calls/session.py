@@ -50,6 +50,8 @@ class Session:
     explore_fraction: float
     validation_size: int
     stop: StopRule | None
+    pseudonymous: bool
+    """The log keeps pseudonyms instead of annotators' names."""
     prior_head: str
     """Content hash of the head that the session started from; empty: none."""
     create_time: datetime
@@ -108,6 +110,7 @@ def session_of(message: pb.Session) -> Session:
         explore_fraction=config.explore_fraction,
         validation_size=config.validation_size,
         stop=messages.stop_of(config.stop),
+        pseudonymous=config.pseudonymous,
         prior_head=message.prior_head,
         create_time=moment(message.create_time),
         basis=basis(message.basis),

@@ -31,6 +31,7 @@ def session_facts(session: Session) -> dict[str, object]:
         "validation": f"{session.validation_size} items" * (session.validation_size > 0),
         "target": _target(session),
         "lease": f"{session.lease_duration.total_seconds():g} s",
+        "annotators": "kept under pseudonyms" * session.pseudonymous,
         "created": plain(session.create_time),
     }
     return {name: value for name, value in facts.items() if value != ""}

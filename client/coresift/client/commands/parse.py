@@ -80,7 +80,7 @@ def parse_label(line: str, task: Task) -> Label:
     item_id, equals, value = line.strip().rpartition("=")
     if not equals or not item_id or not value:
         raise wrong(f"a label is ITEM=CLASS, got {line!r}")
-    return Label(item_id, _label_value(value, task))
+    return Label(item_id, parse_value(value, task))
 
 
 def read_labels(file: Path, task: Task) -> Iterator[Label]:
@@ -96,12 +96,13 @@ def read_labels(file: Path, task: Task) -> Iterator[Label]:
             for row in rows:
                 if not row["item_id"] or not row["label"]:
                     raise wrong(f"{file}, line {rows.line_num}: item_id or label is missing")
-                yield Label(row["item_id"], _label_value(row["label"], task))
+                yield Label(row["item_id"], parse_value(row["label"], task))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise wrong(f"cannot read {file}: {error}") from error
 
 
-def _label_value(value: str, task: Task) -> LabelValue:
+def parse_value(value: str, task: Task) -> LabelValue:
+    """A class name; multilabel: several with a comma between, absent ones with a minus."""
     if task != Task.MULTILABEL:
         return value
     names = value.split(",")

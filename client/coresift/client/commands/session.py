@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from coresift.client.calls.config import BatchPolicy, Groups, HeadConfig, StopRule
-from coresift.client.commands import labeling
+from coresift.client.commands import backup, labeling, reconcile
 from coresift.client.commands.facts import progress_facts, session_facts
 from coresift.client.commands.parse import parse_candidates, parse_params, parse_strategy
 from coresift.client.commands.shared import (
@@ -36,6 +36,8 @@ def register(app: typer.Typer) -> None:
     family.command("delete")(delete)
     app.add_typer(family, name="session")
     labeling.register(app)
+    backup.register(app)
+    reconcile.register(app)
 
 
 def create(
@@ -92,6 +94,9 @@ def create(
     target_class: Annotated[
         str, typer.Option(help="The class whose recall counts; binary: the positive one.")
     ] = "",
+    pseudonymous: Annotated[
+        bool, typer.Option("--pseudonymous", help="Keep pseudonyms instead of annotators' names.")
+    ] = False,
     session_id: Annotated[str, typer.Option("--id", help="Your own session id.")] = "",
     server: ServerOption = DEFAULT_SERVER,
     as_json: JsonOption = False,
@@ -125,6 +130,7 @@ def create(
             explore_fraction=explore,
             validation_size=validation,
             stop=rule,
+            pseudonymous=pseudonymous,
             session_id=session_id,
         )
     print_json(session) if as_json else print_facts(session_facts(session))
@@ -212,3 +218,4 @@ def delete(
         print_json({"session_id": session_id, "purge_time": purge_time})
     else:
         typer.echo(f"{session_id} is deleted; its data goes for good at {purge_time:%F %T} UTC.")
+        typer.echo(f"Until then: coresift undelete {session_id}")

@@ -19,11 +19,17 @@ from rich.text import Text
 
 from coresift.client.channel import DEFAULT_TARGET
 from coresift.client.client import Client
+from coresift.client.commands.connection import client_of
 from coresift.client.errors import CoresiftError, InvalidInput, NotFound, Unavailable
 
 ServerOption = Annotated[
     str,
-    typer.Option("--server", envvar="CORESIFT_SERVER", metavar="HOST:PORT", help="The service."),
+    typer.Option(
+        "--server",
+        envvar="CORESIFT_SERVER",
+        metavar="HOST:PORT",
+        help="The service; several replicas with commas.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 DEFAULT_SERVER = DEFAULT_TARGET
@@ -43,10 +49,13 @@ def wrong(message: str) -> Failure:
 
 
 @contextmanager
-def connected(server: str) -> Iterator[Client]:
-    """A client of the server, and what to do if there is none."""
-    # A person waits: a few attempts, not the patience of a service.
-    with Client(server, max_attempts=4) as client:
+def connected(server: str, *, own: bool = False) -> Iterator[Client]:
+    """A client of the server, and what to do if there is none; ``own``: we have started it."""
+    try:
+        made = client_of(server, own=own)
+    except (ValueError, OSError) as error:
+        raise wrong(str(error)) from error
+    with made as client:
         try:
             yield client
         except ValueError as error:  # the client's own checks of its arguments

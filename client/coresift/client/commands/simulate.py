@@ -192,7 +192,7 @@ def _service(data: Dataset, server: str | None, pool: str | None) -> Iterator[tu
             with ExitStack() as stack:
                 with Console(stderr=True).status("building the pool, starting a server"):
                     target = stack.enter_context(own_service(data, data.name))
-                yield stack.enter_context(connected(target)), data.name
+                yield stack.enter_context(connected(target, own=True)), data.name
     except ServerFailure as error:
         raise Failure(str(error)) from error
 

@@ -29,13 +29,23 @@ def serve(
     state: Annotated[
         str | None,
         typer.Option(
-            help="redis://, rediss:// or unix:// URL. Without it a private Redis is started.",
+            help="redis://, unix://, redis+sentinel://HOST,HOST/NAME or redis+cluster://HOST,HOST "
+            "(rediss: TLS). Without it a private Redis is started.",
             envvar="CORESIFT_STATE",
         ),
     ] = None,
     state_volatile: Annotated[
         bool, typer.Option(help="Accept a Redis that keeps nothing on disk.")
     ] = False,
+    state_min_replicas: Annotated[
+        int,
+        typer.Option(
+            help="Acknowledge labels once this many replicas of Redis have them.",
+            envvar="CORESIFT_STATE_MIN_REPLICAS",
+            min=0,
+            max=10,
+        ),
+    ] = 0,
     artifacts: Annotated[
         str | None,
         typer.Option(
@@ -50,7 +60,71 @@ def serve(
     device: Annotated[
         str, typer.Option(help="auto, cpu or cuda.", envvar="CORESIFT_DEVICE")
     ] = "auto",
-    reflection: Annotated[bool, typer.Option(help="Serve gRPC reflection.")] = False,
+    reflection: Annotated[
+        bool, typer.Option(help="Serve gRPC reflection; with --tokens to whoever has one.")
+    ] = False,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of access tokens (`coresift token new`): every call needs one.",
+            envvar="CORESIFT_TOKENS",
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            help="Certificate chain, PEM. Reread when it changes.", envvar="CORESIFT_TLS_CERT"
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="Its key, PEM.", envvar="CORESIFT_TLS_KEY")
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            help="Clients must show a certificate of this authority, PEM.",
+            envvar="CORESIFT_TLS_CLIENT_CA",
+        ),
+    ] = None,
+    allow_plaintext: Annotated[
+        bool,
+        typer.Option(
+            help="Serve an address that other machines reach without TLS.",
+            envvar="CORESIFT_ALLOW_PLAINTEXT",
+        ),
+    ] = False,
+    health_listen: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT of a second, plain port that answers health checks alone.",
+            envvar="CORESIFT_HEALTH_LISTEN",
+        ),
+    ] = None,
+    drain_s: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Seconds that calls may take after SIGTERM before they are ended.",
+            envvar="CORESIFT_DRAIN_S",
+        ),
+    ] = 7.0,
+    default_deadline_s: Annotated[
+        float,
+        typer.Option(
+            min=0.001,
+            help="Seconds for a call with one answer whose client sets no deadline.",
+            envvar="CORESIFT_DEFAULT_DEADLINE_S",
+        ),
+    ] = 60.0,
+    max_connection_age_s: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Seconds after which clients connect anew, so that new replicas get their share; "
+            "0: never.",
+            envvar="CORESIFT_MAX_CONNECTION_AGE_S",
+        ),
+    ] = 1800.0,
     ready_file: Annotated[
         Path | None, typer.Option(help="Written as JSON once the server serves.")
     ] = None,
@@ -66,10 +140,20 @@ def serve(
         metrics_listen=metrics_listen,
         state_url=state,
         state_volatile=state_volatile,
+        state_min_replicas=state_min_replicas,
         artifacts=artifacts,
         data_dir=data_dir,
         device=device,
         reflection=reflection,
+        tokens=tokens,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
+        allow_plaintext=allow_plaintext,
+        health_listen=health_listen,
+        drain_s=drain_s,
+        default_deadline_s=default_deadline_s,
+        max_connection_age_s=max_connection_age_s,
         ready_file=ready_file,
     )
     try:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf import duration_pb2, message
 
+from coresift.server.caller import CALLER
 from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.pool.pool import Pool
 from coresift.server.session.config_checks import check_lease
@@ -31,14 +32,19 @@ _SIGNAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def request_of(call: message.Message, request_id: str, *, field: str = "request_id") -> Request:
-    """The identity of a write: its request_id and the hash of its body."""
-    name(field, request_id)
+    """The identity of a write: its request_id, kept apart by tenant, and the hash of its body."""
+    kept = own_name(field, request_id)
     body = call.SerializeToString(deterministic=True)
-    return Request(request_id, blake2b(body, digest_size=16).digest())
+    return Request(kept, blake2b(body, digest_size=16).digest())
+
+
+def own_name(field: str, value: str) -> str:
+    """What the store calls the caller's session, request or job of this name."""
+    return CALLER.get().kept_as(name(field, value))
 
 
 def name(field: str, value: str) -> str:
-    """A session_id or request_id."""
+    """A session_id or request_id, as the caller says it."""
     if not _NAME.fullmatch(value):
         raise invalid(field, f"must have 1..64 characters of [A-Za-z0-9._:/-], got {value[:80]!r}")
     return value

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from coresift.server.caller import bare
 from coresift.server.coreset.class_budgets import ClassBudgets
 from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.rpc import checks, decode, encode
@@ -66,8 +67,8 @@ class CoresetCalls:
         self, request: pb.CancelCoresetRequest, context: object
     ) -> pb.CancelCoresetResponse:
         identity = checks.request_of(request, request.request_id)
-        checks.name("job_id", request.job_id)
-        cancelled = await self.services.coresets.cancel(request.job_id, identity)
+        job_id = checks.own_name("job_id", request.job_id)
+        cancelled = await self.services.coresets.cancel(job_id, identity)
         return pb.CancelCoresetResponse(cancelled=cancelled)
 
 
@@ -82,15 +83,16 @@ def _asked(request: pb.ScoreCoresetRequest) -> Asked:
     source = request.WhichOneof("source")
     if source is None:
         raise invalid("source", "is required: pool or session_id")
+    session_id = ""
     if source == "session_id":
-        checks.name("session_id", request.session_id)
+        session_id = checks.own_name("session_id", request.session_id)
     checks.count("start_item_ids", len(request.start_item_ids), MAX_START_ITEMS, least=0)
     if (buckets := request.pacing_buckets) and not 2 <= buckets <= MAX_BUCKETS:
         raise invalid("pacing_buckets", f"must be 0 or 2..{MAX_BUCKETS}, got {buckets}")
     return Asked(
         request=identity,
         pool=request.pool,
-        session_id=request.session_id,
+        session_id=session_id,
         method=request.method,
         params=decode.params(request.params, "params"),
         sampler=request.sampler,
@@ -142,7 +144,7 @@ def _targets(field: str, given: pb.Targets) -> Targets:
 
 def _plan(spec: JobSpec) -> pb.CoresetPlan:
     return pb.CoresetPlan(
-        job_id=spec.job_id,
+        job_id=bare(spec.job_id),
         basis=pb.Basis(
             pool=spec.pool,
             pool_version=spec.pool_version,

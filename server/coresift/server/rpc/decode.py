@@ -42,6 +42,7 @@ def session_config(given: pb.SessionConfig) -> SessionConfig:
         task=Task(checks.known("config.task", given.task, pb.Task)),
         classes=tuple(given.classes),
         seed=given.seed,
+        pseudonymous=given.pseudonymous,
         **values,
     )
 

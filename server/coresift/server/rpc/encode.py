@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf import duration_pb2, struct_pb2, timestamp_pb2
 
+from coresift.server.caller import bare
 from coresift.server.head import HeadConfig
 from coresift.server.pool.pool import Pool
 from coresift.server.rpc import checks
@@ -68,6 +69,7 @@ def config(value: SessionConfig) -> pb.SessionConfig:
             confidence=value.stop.confidence,
             class_name=value.stop.class_name,
         ),
+        pseudonymous=value.pseudonymous,
     )
     if value.groups is not None:
         answer.groups.CopyFrom(pb.GroupRule(**asdict(value.groups)))
@@ -119,7 +121,7 @@ def session(record: SessionRecord) -> pb.Session:
     """A session as the store has it."""
     value = SessionConfig.from_settings(record.settings)
     return pb.Session(
-        session_id=record.session_id,
+        session_id=bare(record.session_id),
         config=config(value),
         create_time=timestamp(record.created_ms),
         basis=basis(value, record.config_version, record.revision),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from coresift.server.session.config_checks import check_class
 from coresift.server.session.labeling import check_distinct
 from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets
 from coresift.server.session.live import LiveSession
+from coresift.server.session.pseudonyms import kept_name
 from coresift.server.session.ranking import PickReason
 from coresift.server.session.tokens import SALT_BYTES, is_lease_token, lease_token
 from coresift.server.state.store import RETRACTION, LabelWrite, Release
@@ -33,7 +35,7 @@ class LabelingCalls:
     async def NextBatch(
         self, request: pb.NextBatchRequest, context: object
     ) -> pb.NextBatchResponse:
-        checks.name("session_id", request.session_id)
+        session_id = checks.own_name("session_id", request.session_id)
         ask = Ask(
             request=checks.request_of(request, request.request_id),
             annotator=checks.annotator(request.annotator),
@@ -44,24 +46,26 @@ class LabelingCalls:
         )
 
         async def lease(live: LiveSession) -> pb.NextBatchResponse:
-            batch = await self.services.batches.next(live, ask)
+            kept = kept_name(live.config, live.secret, ask.annotator)
+            batch = await self.services.batches.next(live, replace(ask, annotator=kept))
             if batch.config_version not in live.view.configs:  # another replica answered first
                 await reconfigured(live)
             return _batch(batch, request.include_metadata)
 
-        return await self.services.on(request.session_id, lease)
+        return await self.services.on(session_id, lease)
 
     async def AddLabels(
         self, request: pb.AddLabelsRequest, context: object
     ) -> pb.AddLabelsResponse:
         identity = checks.request_of(request, request.request_id)
-        checks.name("session_id", request.session_id)
+        session_id = checks.own_name("session_id", request.session_id)
         annotator = checks.annotator(request.annotator)
         checks.count("labels", len(request.labels), checks.MAX_LABELS)
 
         async def add(live: LiveSession) -> pb.AddLabelsResponse:
-            writes = _writes(live, annotator, request.labels)
-            done = await self.services.labeling.add_labels(live, identity, annotator, writes)
+            kept = kept_name(live.config, live.secret, annotator)
+            writes = _writes(live, kept, request.labels)
+            done = await self.services.labeling.add_labels(live, identity, kept, writes)
             if done.config_version not in live.view.configs:
                 await reconfigured(live)
             return pb.AddLabelsResponse(
@@ -71,55 +75,58 @@ class LabelingCalls:
                 outcomes=[pb.LabelOutcome.ValueType(int(o)) for o in done.outcomes],
             )
 
-        return await self.services.on(request.session_id, add)
+        return await self.services.on(session_id, add)
 
     async def RenewLeases(
         self, request: pb.RenewLeasesRequest, context: object
     ) -> pb.RenewLeasesResponse:
         identity = checks.request_of(request, request.request_id)
-        checks.name("session_id", request.session_id)
+        session_id = checks.own_name("session_id", request.session_id)
         annotator = checks.annotator(request.annotator)
         checks.count("item_ids", len(request.item_ids), checks.MAX_LABELS, least=0)
         lease_ms = checks.lease_ms(request)
 
         async def renew(live: LiveSession) -> pb.RenewLeasesResponse:
             rows = _distinct_rows(live.pool, request.item_ids)
-            done = await self.services.labeling.renew(live, identity, annotator, rows, lease_ms)
+            kept = kept_name(live.config, live.secret, annotator)
+            done = await self.services.labeling.renew(live, identity, kept, rows, lease_ms)
             return pb.RenewLeasesResponse(
                 lease_deadline=encode.timestamp(done.deadline_ms),
                 renewed=_ids(live.pool, done.renewed),
                 lost=_ids(live.pool, done.lost),
             )
 
-        return await self.services.on(request.session_id, renew)
+        return await self.services.on(session_id, renew)
 
     async def ReleaseLeases(
         self, request: pb.ReleaseLeasesRequest, context: object
     ) -> pb.ReleaseLeasesResponse:
         identity = checks.request_of(request, request.request_id)
-        checks.name("session_id", request.session_id)
+        session_id = checks.own_name("session_id", request.session_id)
         annotator = checks.annotator(request.annotator)
         checks.count("item_ids", len(request.item_ids), checks.MAX_LABELS)
         reason = Release(checks.known("reason", request.reason, pb.ReleaseReason))
 
         async def release(live: LiveSession) -> pb.ReleaseLeasesResponse:
             rows = _distinct_rows(live.pool, request.item_ids)
-            ended = await self.services.labeling.release(live, identity, annotator, rows, reason)
+            kept = kept_name(live.config, live.secret, annotator)
+            ended = await self.services.labeling.release(live, identity, kept, rows, reason)
             return pb.ReleaseLeasesResponse(released=_ids(live.pool, ended))
 
-        return await self.services.on(request.session_id, release)
+        return await self.services.on(session_id, release)
 
     async def ListLeases(
         self, request: pb.ListLeasesRequest, context: object
     ) -> pb.ListLeasesResponse:
-        checks.name("session_id", request.session_id)
+        session_id = checks.own_name("session_id", request.session_id)
         if request.annotator:
             checks.annotator(request.annotator)
         size = checks.page_size(request.page_size)
         after = _lease_key(checks.page_after("leases", request.page_token))
 
         async def page(live: LiveSession) -> pb.ListLeasesResponse:
-            leases = await self.services.labeling.leases(live, request.annotator)
+            kept = kept_name(live.config, live.secret, request.annotator)
+            leases = await self.services.labeling.leases(live, kept)
             leases = [lease for lease in leases if (lease.row, lease.annotator) > after]
             page, pool = leases[:size], live.pool
             rows = [lease.row for lease in page]
@@ -144,12 +151,12 @@ class LabelingCalls:
                 )
             return answer
 
-        return await self.services.on(request.session_id, page)
+        return await self.services.on(session_id, page)
 
     async def ListLabels(
         self, request: pb.ListLabelsRequest, context: object
     ) -> AsyncIterator[pb.ListLabelsResponse]:
-        checks.name("session_id", request.session_id)
+        session_id = checks.own_name("session_id", request.session_id)
         end = request.end_revision if request.HasField("end_revision") else None
         if end is not None and end < request.start_revision:
             raise invalid("end_revision", f"must be at least start_revision, got {end}")
@@ -158,7 +165,7 @@ class LabelingCalls:
             await self.services.labeling.check_range(live, request.start_revision, end)
             return live
 
-        live = await self.services.on(request.session_id, open_log)
+        live = await self.services.on(session_id, open_log)
         answer = pb.ListLabelsResponse()
         async for entry in self.services.labeling.labels(live, request.start_revision, end):
             if len(answer.labels) + len(entry.item_ids) > checks.MAX_LABELS:

@@ -26,7 +26,7 @@ class ModelCalls:
     services: Services
 
     async def _model(self, session_id: str) -> Model:
-        checks.name("session_id", session_id)
+        session_id = checks.own_name("session_id", session_id)
         return await self.services.on(session_id, self.services.modelling.model)
 
     async def Predict(
@@ -60,7 +60,7 @@ class ModelCalls:
     async def ScoreVectors(
         self, request: pb.ScoreVectorsRequest, context: object
     ) -> pb.ScoreVectorsResponse:
-        checks.name("session_id", request.session_id)
+        session_id = checks.own_name("session_id", request.session_id)
         checks.count("best_of", request.best_of, checks.MAX_VECTORS, least=0)
 
         async def score(live: LiveSession) -> pb.ScoreVectorsResponse:
@@ -74,7 +74,7 @@ class ModelCalls:
             )
             return _vector_scores(await self.services.vectors.score(live, asked))
 
-        return await self.services.on(request.session_id, score)
+        return await self.services.on(session_id, score)
 
     async def SearchPool(
         self, request: pb.SearchPoolRequest, context: object

@@ -25,8 +25,8 @@ class ProgressCalls:
     async def GetSessionProgress(
         self, request: pb.GetSessionProgressRequest, context: object
     ) -> pb.GetSessionProgressResponse:
-        checks.name("session_id", request.session_id)
-        progress = await self.services.on(request.session_id, self.services.progress.of)
+        session_id = checks.own_name("session_id", request.session_id)
+        progress = await self.services.on(session_id, self.services.progress.of)
         measures = progress.measures
         return pb.GetSessionProgressResponse(
             basis=encode.basis(
@@ -57,7 +57,7 @@ class ProgressCalls:
     async def ListConsensus(
         self, request: pb.ListConsensusRequest, context: object
     ) -> pb.ListConsensusResponse:
-        checks.name("session_id", request.session_id)
+        session_id = checks.own_name("session_id", request.session_id)
         size = checks.page_size(request.page_size)
         key = checks.page_after("consensus", request.page_token)
         after = checks.small_number(key) if key else -1
@@ -68,7 +68,7 @@ class ProgressCalls:
             )
             return self._consensus(found)
 
-        return await self.services.on(request.session_id, page)
+        return await self.services.on(session_id, page)
 
     def _consensus(self, page: ConsensusPage) -> pb.ListConsensusResponse:
         decisions, config = page.decisions, page.decisions.config

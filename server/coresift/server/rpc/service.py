@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from coresift.server.rpc.backup_calls import BackupCalls
 from coresift.server.rpc.coreset_calls import CoresetCalls
 from coresift.server.rpc.labeling_calls import LabelingCalls
 from coresift.server.rpc.model_calls import ModelCalls
@@ -18,6 +19,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["SelectionService"].full_name
 
 class SelectionService(
     SessionCalls,
+    BackupCalls,
     ProgressCalls,
     LabelingCalls,
     ModelCalls,

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from coresift.server.errors import CoresiftError, Reason
+from coresift.server.session.backups import Backups
 from coresift.server.session.batches import Batches
 from coresift.server.session.consensus import ConsensusLists
 from coresift.server.session.coreset_jobs import CoresetJobs
+from coresift.server.session.erasure import Erasure
 from coresift.server.session.labeling import Labeling
 from coresift.server.session.lifecycle import Lifecycle
 from coresift.server.session.live import LiveSession
@@ -34,6 +36,8 @@ class Services:
     pools: Pools
     sessions: LiveSessions
     lifecycle: Lifecycle
+    backups: Backups
+    erasure: Erasure
     progress: ProgressReports
     consensus: ConsensusLists
     batches: Batches
@@ -47,18 +51,24 @@ class Services:
         """``call`` with the live session.
 
         Another replica may have moved the session to a pool version with further items: the call
-        is then made again on the newest. Or it may have been deleted and made again: it is then
-        read anew.
+        is then made again on the newest. Or it may have been deleted and made again, or written
+        anew without an annotator's name: it is then read anew.
         """
         live = await self.sessions.open(session_id)
-        try:
-            return await call(live)
-        except CoresiftError as error:
-            if error.reason in OUTDATED and await reconfigured(live):
+        while True:
+            try:
                 return await call(live)
-            if error.reason is not Reason.SESSION_NOT_FOUND or not self.sessions.drop(session_id):
-                raise
-        return await call(await self.sessions.open(session_id))
+            except CoresiftError as error:
+                if error.reason in OUTDATED and await reconfigured(live):
+                    return await call(live)
+                if error.reason is not Reason.SESSION_NOT_FOUND:
+                    raise
+                missed, refusal = live, error
+            if await self.sessions.open(session_id) is missed:  # no other call has noticed
+                self.sessions.drop(session_id)
+            live = await self.sessions.open(session_id)
+            if live.uid == missed.uid:
+                raise refusal
 
 
 async def reconfigured(live: LiveSession) -> bool:

@@ -125,21 +125,24 @@ class Batches:
                     view, claim = live.view, await self._claim(live, ask, ranking, is_fresh)
                 except Outdated:
                     continue
+                if view is not live.view:
+                    continue
                 claimed_at = time.monotonic()
                 with self._metrics.stage("claim"):
                     result = await self._store.claim(live.uid, claim)
                 match result:
                     case Granted():
                         if not result.replayed:
-                            await live.apply(view, result.entries, claimed_at)
+                            await live.apply(view, result, claimed_at)
                         # Others took what was proposed, or set free what was not.
                         limited = not is_plain(ranking.snapshot.config)
                         more = limited or len(claim.proposals) >= over_ask(ask.size)
-                        again = (more and result.entries) or any(map(_frees, result.entries))
+                        again = not (result.is_whole or result.replayed)
+                        again |= bool(more and result.entries) or any(map(_frees, result.entries))
                         if result.rows or not again or trip + 1 == MAX_TRIPS:
                             return self._answer(live, ask, result, ranking.materials)
                     case Behind():
-                        await live.apply(view, result.entries, claimed_at)
+                        await live.apply(view, result, claimed_at)
                     case Rewound():
                         live.rewound(view)
         raise CoresiftError(
@@ -171,7 +174,7 @@ class Batches:
     async def _ranking(self, live: LiveSession, began: float, ask: Ask) -> Ranking:
         """The newest ranking at hand if the claim may accept it, otherwise a fresh one."""
         ranking = live.review if ask.review else live.ranking
-        if ranking is not None and ranking.snapshot.config_version == live.view.config_version:
+        if ranking is not None and live.is_own(ranking):
             revision = ranking.snapshot.revision
             enough = live.view.revision if ask.min_revision is None else ask.min_revision
             if revision >= enough:
@@ -200,7 +203,11 @@ class Batches:
             size=ask.size,
             lease_ms=ask.lease_ms or live.config.lease_ms,
             view=ViewKey(
-                proposals.offset, snapshot.revision, snapshot.nonce, snapshot.config_version
+                proposals.offset,
+                snapshot.revision,
+                snapshot.nonce,
+                snapshot.config_version,
+                proposals.tip,
             ),
             min_revision=min_revision,
             proposals=_packed(ranking, proposals.rows),
@@ -302,7 +309,8 @@ def _frees(entry: Entry) -> bool:
 
 
 def _is_outdated(live: LiveSession, ask: Ask, ranking: Ranking, is_fresh: bool) -> bool:
-    """Whether the view has learnt of labels that the call's ranking should include."""
-    return (
+    """Whether the view has learnt of labels that the call's ranking should include, or is of
+    another log: one that a failover cut short has been read anew."""
+    return ranking.snapshot.lineage is not live.view.lineage or (
         not is_fresh and ask.min_revision is None and ranking.snapshot.revision < live.view.revision
     )

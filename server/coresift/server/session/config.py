@@ -99,6 +99,8 @@ class SessionConfig:
     signals: tuple[SignalFile, ...] = ()
     prior_head: str = ""
     """Content hash of a head that selects until the labels determine one."""
+    pseudonymous: bool = False
+    """The log keeps pseudonyms instead of annotators' names."""
 
     @property
     def strategy(self) -> str:
@@ -115,6 +117,8 @@ class SessionConfig:
         packed = asdict(self) | {
             "candidates": [name_of(self.candidates), asdict(self.candidates)],
         }
+        if not self.pseudonymous:  # releases that do not know it read all other sessions
+            del packed["pseudonymous"]
         return Settings(self.votes_per_item, self.label_budget, msgpack.packb(packed))
 
     @classmethod

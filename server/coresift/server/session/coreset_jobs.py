@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from coresift.server.artifacts import Artifacts
+from coresift.server.caller import CALLER, bare
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.session.coreset_ledger import Ledger
 from coresift.server.session.coreset_plans import Planner
@@ -37,7 +38,9 @@ class CoresetJobs:
         """
         record = await self._ledger.find(asked.request.request_id)
         if record is not None:
-            return record.check(asked.request).spec
+            spec = record.check(asked.request).spec
+            _check_visible(spec)
+            return spec
         spec = await self._planner.plan(asked)
         # It has its place from here on: of two that do not fit together the later one is refused.
         with self._runner.admitted(spec):
@@ -107,9 +110,12 @@ class CoresetJobs:
         return answer == b"1"
 
     async def _cancel(self, job_id: str) -> bool:
+        record = await self._ledger.find(job_id)
+        if record is not None:
+            _check_visible(record.spec)
         status = await self._ledger.end(job_id, "cancelled")
         if status is None:
-            raise CoresiftError(Reason.JOB_NOT_FOUND, f"no core-set job {job_id!r}", field="job_id")
+            raise _not_found(job_id)
         if status == "cancelled" and (run := self._runner.runs.get(job_id)) is not None:
             run.cancel()
         return status == "cancelled"
@@ -117,3 +123,15 @@ class CoresetJobs:
     async def stop(self) -> None:
         """Stop every job of this replica: the next attacher starts it again elsewhere."""
         self._runner.stop()
+
+
+def _check_visible(spec: JobSpec) -> None:
+    """Refuse a job on a pool that is hidden from the caller. JOB_NOT_FOUND."""
+    if not CALLER.get().sees(spec.pool):
+        raise _not_found(spec.job_id)
+
+
+def _not_found(job_id: str) -> CoresiftError:
+    return CoresiftError(
+        Reason.JOB_NOT_FOUND, f"no core-set job {bare(job_id)!r}", field="job_id"
+    )

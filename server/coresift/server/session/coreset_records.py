@@ -7,6 +7,7 @@ from typing import Any
 
 import msgpack
 
+from coresift.server.caller import bare
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.session.coreset_requests import JobSpec, Pinned
 from coresift.server.state.store import Request
@@ -108,7 +109,7 @@ class JobRecord:
         if self.spec.digest != request.digest:
             raise CoresiftError(
                 Reason.REQUEST_ID_REUSED,
-                f"job {self.spec.job_id!r} was asked for with other parameters",
+                f"job {bare(self.spec.job_id)!r} was asked for with other parameters",
                 field="request_id",
             )
         return self.alive()
@@ -131,7 +132,7 @@ def _spec(fields: Any) -> JobSpec:
 
 def job_cancelled(job_id: str) -> CoresiftError:
     """The error of whoever waits for a cancelled job."""
-    return CoresiftError(Reason.JOB_CANCELLED, f"job {job_id!r} was cancelled")
+    return CoresiftError(Reason.JOB_CANCELLED, f"job {bare(job_id)!r} was cancelled")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-import psutil
-
 from coresift.server.errors import CoresiftError, Reason
+from coresift.server.memory import available_bytes
 from coresift.server.session.coreset_requests import JobSpec
 
 QUEUED = 16
 """Jobs that may wait for their turn."""
 RETRY_S = 5.0
 """After which a refused job may be asked for again: some of the others have ended then."""
-
-
-def _free_bytes() -> int:
-    """Memory of this machine that a process can still have."""
-    return int(psutil.virtual_memory().available)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +27,7 @@ class Room:
 
     turns: int
     queued: int = QUEUED
-    available: Callable[[], int] = _free_bytes
+    available: Callable[[], int] = available_bytes
 
     def check(self, spec: JobSpec, others: Collection[JobSpec]) -> None:
         """Refuse a new job that does not fit beside those that run or wait here.

@@ -12,7 +12,7 @@ from coresift.server.session.live import APPLY_ENTRIES, LiveSession
 from coresift.server.session.snapshot import Snapshot, head_state
 from coresift.server.session.view import View
 from coresift.server.session.workers import Workers
-from coresift.server.state.store import Store
+from coresift.server.state.store import Rewound, Store
 
 PAGE = 8 * APPLY_ENTRIES
 
@@ -55,15 +55,14 @@ async def _snapshot_at(live: LiveSession, basis: HeadBasis, store: Store) -> Sna
     view = View(config, basis.config_version)
     while view.offset < basis.revision:
         wanted = min(PAGE, basis.revision - view.offset)
-        entries = (await store.log(live.uid, view.offset, wanted)).entries
-        if not entries:
+        read = await store.catch_up(live.uid, view.key(), wanted)
+        if isinstance(read, Rewound) or not read.entries:
             raise CoresiftError(
                 Reason.HEAD_NOT_FITTED,
-                f"the log ends at revision {view.offset}: it no longer holds the labels up to "
-                f"{basis.revision}",
+                f"the log no longer holds the labels up to revision {basis.revision}",
             )
-        for start in range(0, len(entries), APPLY_ENTRIES):
-            view.apply(entries[start : start + APPLY_ENTRIES])
+        for start in range(0, len(read.entries), APPLY_ENTRIES):
+            view.apply(read.entries[start : start + APPLY_ENTRIES])
             await asyncio.sleep(0)
     # The configuration may have changed before or after the last of these labels.
     view.config, view.config_version = config, basis.config_version

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from coresift.server.arrays import Float64s
+from coresift.server.caller import CALLER
 from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.head import Head
 from coresift.server.pool.pool import Pool
@@ -17,10 +18,10 @@ from coresift.server.session.config import SessionConfig
 from coresift.server.session.config_checks import complete
 from coresift.server.session.materials import Loader
 from coresift.server.session.pools import Pools
-from coresift.server.session.sessions import LiveSessions
+from coresift.server.session.sessions import LiveSessions, check_visible
 from coresift.server.session.signals import Signals
 from coresift.server.session.workers import Workers
-from coresift.server.state.store import Request, SessionRecord, Store
+from coresift.server.state.store import Request, SessionRecord, Settings, Store
 
 MAX_WEIGHT = 1e30
 """Of a prior head: logits of unit rows stay finite in float32."""
@@ -75,16 +76,30 @@ class Lifecycle:
             stored = await self._workers.run(lambda: self._loader.keep_prior(head))
             config = replace(config, prior_head=stored)
         if not session_id:  # a retry must find the same session
-            session_id = "s-" + blake2b(request.request_id.encode(), digest_size=10).hexdigest()
+            made = blake2b(request.request_id.encode(), digest_size=10).hexdigest()
+            session_id = CALLER.get().kept_as(f"s-{made}")
         return await self._store.create(session_id, config.settings(), request)
 
     async def read(self, session_id: str) -> SessionRecord:
-        """The session as it is in the store."""
-        return await self._store.read(session_id)
+        """The session as it is in the store. SESSION_NOT_FOUND."""
+        record = await self._store.read(session_id)
+        check_visible(SessionConfig.from_settings(record.settings).pool)
+        return record
 
     async def page(self, after: str, count: int) -> list[SessionRecord]:
-        """Sessions by id, after the given one."""
-        return await self._store.list_sessions(after, count)
+        """The caller's sessions by id, after the given one of its own."""
+        caller, found = CALLER.get(), list[SessionRecord]()
+        after = caller.kept_as(after)
+        while len(found) < count:
+            wanted = count - len(found)
+            records = await self._store.list_sessions(after, wanted, caller.tenant)
+            for record in records:
+                if caller.sees(SessionConfig.from_settings(record.settings).pool):
+                    found.append(record)
+            if len(records) < wanted:
+                break
+            after = records[-1].session_id
+        return found
 
     async def update(
         self,
@@ -94,7 +109,7 @@ class Lifecycle:
         request: Request,
     ) -> SessionRecord:
         """Change fields of the configuration, whatever it is without an expected version."""
-        record = await self._store.read(session_id)
+        record = await self.read(session_id)
         if (done := await self._answered(record, request)) is not None:
             return done
         for _ in range(5):
@@ -157,11 +172,31 @@ class Lifecycle:
             )
         return pool.manifest.version
 
+    async def _check_visible(self, session_id: str) -> None:
+        if CALLER.get().pools is None:
+            return
+        try:
+            record = await self._store.read(session_id)
+        except CoresiftError as error:
+            if error.reason is not Reason.SESSION_NOT_FOUND:
+                raise
+            return  # deleted before, perhaps by the same request
+        check_visible(SessionConfig.from_settings(record.settings).pool)
+
     async def delete(self, session_id: str, request: Request) -> int:
         """Hide a session; returns when it is purged (ms)."""
+        await self._check_visible(session_id)
         purge_ms = await self._store.delete(session_id, request)
         self._sessions.drop(session_id)
         return purge_ms
+
+    async def undelete(self, session_id: str, request: Request) -> SessionRecord:
+        """Bring a hidden session back with all that it had. SESSION_NOT_FOUND."""
+
+        def check(settings: Settings) -> None:
+            check_visible(SessionConfig.from_settings(settings).pool)
+
+        return await self._store.undelete(session_id, request, check)
 
 
 def check_mask(paths: Sequence[str], mutable: Collection[str]) -> None:
@@ -170,7 +205,7 @@ def check_mask(paths: Sequence[str], mutable: Collection[str]) -> None:
         raise invalid("update_mask", "must name at least one field")
     for path in paths:
         if path not in mutable:
-            never = path in {"pool", "task", "classes", "seed"}
+            never = path in {"pool", "task", "classes", "seed", "pseudonymous"}
             what = "never changes" if never else "is no field to change"
             raise CoresiftError(
                 Reason.IMMUTABLE_FIELD if never else Reason.INVALID_FIELD,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import Seals, neighbours_of
 from coresift.server.session.candidates import Candidates, candidates_of, counts, seeds_of
 from coresift.server.session.config import SessionConfig
+from coresift.server.session.gate import CALL
 from coresift.server.session.materials import Loader, Materials
 from coresift.server.session.neighbourhood import Neighbourhood
 from coresift.server.session.pools import Pools
@@ -23,16 +25,20 @@ from coresift.server.session.ranking import Ranking, deeper, rank
 from coresift.server.session.review import review
 from coresift.server.session.snapshot import HeadState, Snapshot, head_of, head_state, positive_rows
 from coresift.server.session.view import View
+from coresift.server.session.view_files import ViewFiles, is_worth
 from coresift.server.session.workers import Workers
-from coresift.server.state.entries import Entry, ExpiryEntry, LabelsEntry
-from coresift.server.state.store import LogRead, SessionRecord, Store, ViewKey
+from coresift.server.state.entries import Entry, ExpiryEntry
+from coresift.server.state.store import Behind, Granted, LogRead, Rewound, SessionRecord, Store
 
 LOG_PAGE = 2_000
 """Log entries read at a time."""
 APPLY_ENTRIES = 16
 """Entries applied at a time: at most 16,000 labels, about 30 ms."""
+FAR_ENTRIES = 5_000
+FAR_VOTES = 20_000
+"""A view that lacks more than this many entries or votes is built anew, aside."""
 KEPT_BYTES = 1 << 30
-"""Memory for vectors of candidates, over all sessions."""
+"""Memory for views, materials and vectors of candidates, over all sessions."""
 KEPT_MATERIALS = 2
 """The current configuration's, and those of an earlier one that a core-set job asks for."""
 NO_CANDIDATES = Candidates(np.empty(0, np.int32))
@@ -49,19 +55,22 @@ class LiveSession:
         store: Store,
         workers: Workers,
         metrics: Metrics,
+        files: ViewFiles,
+        rebuilds: asyncio.Semaphore,
     ) -> None:
         self.session_id, self.uid, self.secret = record.session_id, record.uid, record.secret
         self.claiming = asyncio.Lock()
         self._pools, self._store, self._workers = pools, store, workers
         self._loader, self._metrics = loader, metrics
-        self._refreshing = asyncio.Lock()
+        self._files, self._rebuilds = files, rebuilds
+        self._refreshing, self._syncing = asyncio.Lock(), asyncio.Lock()
+        self._rebuilding: asyncio.Task[None] | None = None
         self._first_record = record
         self._forget()
 
     def _forget(self) -> None:
-        record = self._first_record
-        # The configuration of the record may be newer than the log's start: entries overwrite it.
-        self.view = View(SessionConfig.from_settings(record.settings), record.config_version)
+        self.view = self._first_view()
+        self._kept_size = 0
         self.ranking: Ranking | None = None
         self.review: Ranking | None = None
         self.head_state: HeadState | None = None
@@ -69,6 +78,11 @@ class LiveSession:
         self._neighbourhood: Neighbourhood | None = None
         self._candidates: tuple[int, Candidates] = (0, NO_CANDIDATES)
         self._synced_at = -np.inf
+
+    def _first_view(self) -> View:
+        record = self._first_record
+        # The configuration of the record may be newer than the log's start: entries overwrite it.
+        return View(SessionConfig.from_settings(record.settings), record.config_version)
 
     @property
     def config(self) -> SessionConfig:
@@ -95,14 +109,12 @@ class LiveSession:
             self._candidates = (0, NO_CANDIDATES)
         return current
 
-    async def apply(self, view: View, entries: Sequence[Entry], seen_at: float) -> None:
-        """Apply entries that the store returned for ``view`` to a call begun at ``seen_at``."""
-        if not await self._apply_in_pieces(view, entries):
+    async def apply(self, view: View, reply: Granted | Behind, seen_at: float) -> None:
+        """Apply the entries that the store returned for ``view`` to a claim begun at ``seen_at``."""
+        if not await self._apply_in_pieces(view, reply.entries):
             return  # the view was dropped meanwhile
-        self._synced_at = max(self._synced_at, seen_at)
-        expired = sum(len(e.leases) for e in entries if isinstance(e, ExpiryEntry))
-        if expired:
-            self._metrics.leases.labels("expired").inc(expired)
+        if reply.is_whole:
+            self._synced_at = max(self._synced_at, seen_at)
 
     def synced_since(self, began: float) -> bool:
         """Whether the view holds everything acknowledged before ``began``."""
@@ -118,42 +130,91 @@ class LiveSession:
     async def sync(self, began: float) -> None:
         """Make the view include everything acknowledged before ``began`` (monotonic seconds)."""
         while self._synced_at < began:
-            seen_at, view, key = time.monotonic(), self.view, self.view.key()
-            with self._metrics.stage("catch_up"):
-                read = await self._store.log(self.uid, key.offset, LOG_PAGE)
-                is_rewound = await self._is_rewound(key, read.record)
-            if view is not self.view:
-                continue  # dropped meanwhile
-            if is_rewound:
+            with _resting():
+                await self._syncing.acquire()
+            try:
+                if self._synced_at < began:
+                    await self._catch_up()
+            finally:
+                self._syncing.release()
+
+    async def _catch_up(self) -> None:
+        """Read a piece of the log, or all of a long one."""
+        if self._rebuilding is not None:  # begun by a call that has gone away
+            with _resting():
+                await asyncio.shield(self._rebuilding)
+            return
+        seen_at, view = time.monotonic(), self.view
+        with self._metrics.stage("catch_up"):
+            read = await self._store.catch_up(self.uid, view.key(), LOG_PAGE)
+        if view is not self.view:
+            return  # dropped meanwhile
+        if isinstance(read, Rewound):
+            self.rewound(view)
+        elif _is_far(view, read.record):
+            await self._rebuild(view)
+        elif await self._apply_in_pieces(view, read.entries) and _is_whole(view, read):
+            self._synced_at = max(self._synced_at, seen_at)
+            self._adopt(read)
+
+    async def _rebuild(self, view: View) -> None:
+        """Replace a view that is far behind; few at a time on a replica, so that after an outage
+        the others' calls are served. The wait ends with the caller, the work goes on."""
+        with _resting():
+            await self._rebuilds.acquire()
+            self._rebuilding = self._workers.spawn(self._build(view))
+            self._rebuilding.add_done_callback(self._end_rebuild)
+            await asyncio.shield(self._rebuilding)
+
+    def _end_rebuild(self, done: asyncio.Task[None]) -> None:
+        self._rebuilding = None
+        self._rebuilds.release()
+        if not done.cancelled():
+            done.exception()  # seen by the caller, or the caller is gone
+
+    async def _build(self, view: View) -> None:
+        """The same view with the rest of the log, built on other threads, from the newest file
+        where there is nothing yet."""
+        built = view.copy() if view.offset else await self._files.load(self.uid)
+        if built is None:
+            built = self._first_view()
+        if not view.offset:
+            self._kept_size = built.size
+        while view is self.view:
+            seen_at = time.monotonic()
+            read = await self._store.catch_up(self.uid, built.key(), LOG_PAGE)
+            if isinstance(read, Rewound):
                 self.rewound(view)
-                continue
-            last = read.entries[-1].offset if read.entries else key.offset
-            complete = last >= read.record.offset
-            await self.apply(view, read.entries, seen_at if complete else -np.inf)
-            if view is self.view and complete:
+                return
+            await asyncio.to_thread(built.apply, read.entries)
+            # A claim may have moved the old view further on meanwhile.
+            if view is self.view and built.offset >= max(read.record.offset, view.offset):
+                self.view = built
+                self._synced_at = max(self._synced_at, seen_at)
                 self._adopt(read)
+                self._keep()
+
+    def _keep(self) -> None:
+        """Have the view kept as a file where it has grown enough."""
+        if is_worth(self.view.size, self._kept_size):
+            self._kept_size = self.view.size
+            self._workers.spawn(self._files.save(self.uid, lambda: self.view))
 
     async def _apply_in_pieces(self, view: View, entries: Sequence[Entry]) -> bool:
-        """Apply a long log, letting other calls run between; False if the view was dropped."""
+        """Apply entries, letting other calls run between; False if the view was dropped."""
         for start in range(0, len(entries), APPLY_ENTRIES):
             if view is not self.view:
                 return False
             view.apply(entries[start : start + APPLY_ENTRIES])
             if start + APPLY_ENTRIES < len(entries):
                 await asyncio.sleep(0)
-        return view is self.view
-
-    async def _is_rewound(self, key: ViewKey, record: SessionRecord) -> bool:
-        """Whether the log at hand is not the one that a view of ``key`` was built from."""
-        if record.offset < key.offset or record.revision < key.revision:
-            return True
-        if record.revision == key.revision:
-            return record.nonce != key.nonce
-        if not key.revision:
+        expired = sum(len(e.leases) for e in entries if isinstance(e, ExpiryEntry))
+        if expired:
+            self._metrics.leases.labels("expired").inc(expired)
+        if view is not self.view:
             return False
-        # Labels came since: the entry at the view's revision must still be the one it applied.
-        at = (await self._store.log(self.uid, key.revision - 1, 1)).entries
-        return not (at and isinstance(at[0], LabelsEntry) and at[0].nonce == key.nonce)
+        self._keep()
+        return True
 
     def _adopt(self, read: LogRead) -> None:
         """Use the head that another replica published for the view's revision."""
@@ -169,11 +230,14 @@ class LiveSession:
 
     def _current(self, snapshot: Snapshot) -> bool:
         view = self.view
-        return (snapshot.revision, snapshot.nonce, snapshot.config_version) == (
-            view.revision,
-            view.nonce,
-            view.config_version,
+        return snapshot.lineage is view.lineage and (
+            (snapshot.revision, snapshot.config_version) == (view.revision, view.config_version)
         )
+
+    def is_own(self, ranking: Ranking) -> bool:
+        """Whether a ranking is of this view's log and configuration."""
+        snapshot, view = ranking.snapshot, self.view
+        return snapshot.lineage is view.lineage and snapshot.config_version == view.config_version
 
     async def fitted(self, began: float) -> HeadState:
         """The head of every label acknowledged before ``began``; concurrent callers share fits."""
@@ -182,6 +246,7 @@ class LiveSession:
             async with self._refreshing:
                 return await self._fitted(began)
 
+        await self.sync(began)  # a caller that goes away need not wait for a rebuild
         return await self._workers.shared(refresh())
 
     async def _fitted(self, began: float) -> HeadState:
@@ -227,6 +292,7 @@ class LiveSession:
                     self._observe(candidates)
                 return self.ranking
 
+        await self.sync(began)
         return await self._workers.shared(refresh())
 
     async def reviewed(self, began: float) -> Ranking:
@@ -286,12 +352,14 @@ class LiveSession:
         return candidates
 
     @property
-    def kept_bytes(self) -> int:
-        """Memory of the candidates' vectors."""
-        return self._candidates[1].nbytes
+    def nbytes(self) -> int:
+        """Memory of the candidates' vectors, the view, and what its configurations refer to."""
+        materials = sum(materials.nbytes for materials in self._materials.values())
+        known = 0 if self._neighbourhood is None else self._neighbourhood.nbytes
+        return self._candidates[1].nbytes + self.view.nbytes + materials + known
 
     def shed(self) -> None:
-        """Give that memory back: the next rankings gather vectors from the pool."""
+        """Give the vectors' memory back: the next rankings gather them from the pool."""
         done, candidates = self._candidates
         self._candidates = (done, Candidates(candidates.rows))
         if self.ranking is not None and self.ranking.candidates is not None:
@@ -312,6 +380,30 @@ class LiveSession:
         count = items if candidates is None else len(candidates.rows)
         self._metrics.candidates.observe(count)
         self._metrics.considered.observe(count / items)
+
+
+@contextmanager
+def _resting() -> Iterator[None]:
+    """The call waits for what other work does, and gives its permit to others meanwhile."""
+    permit = CALL.get().permit
+    if permit is not None:
+        permit.pause()
+    try:
+        yield
+    finally:
+        if permit is not None:
+            permit.resume()
+
+
+def _is_far(view: View, record: SessionRecord) -> bool:
+    """Whether much of the log is missing in a view."""
+    missing = record.offset - view.offset
+    return missing > FAR_ENTRIES or record.votes - view.vote_count > FAR_VOTES
+
+
+def _is_whole(view: View, read: LogRead) -> bool:
+    """Whether a view that has applied a piece of the log has all that there was."""
+    return view.offset >= read.record.offset
 
 
 def check_reached(field: str, wanted: int, revision: int) -> None:

@@ -37,6 +37,11 @@ class HashOrder:
         """How many rows there are."""
         self._known = np.empty(0, np.int32)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of what is sorted."""
+        return self._known.nbytes
+
     def first(self, count: int) -> Rows:
         """The first ``min(count, length)`` rows, int32."""
         known = self._known  # another thread may put a longer one there meanwhile
@@ -81,6 +86,13 @@ class Materials:
     validation: Rows
     signals: Mapping[str, Float32s]
     prior: Head | None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the columns and masks; group numbers are the pool's."""
+        mask = 0 if self.eligible is None else self.eligible.nbytes
+        signals = sum(column.nbytes for column in self.signals.values())
+        return mask + signals + self.validation.nbytes + self.order.nbytes
 
     def random(self, seed: int, purpose: str) -> HashOrder:
         """The eligible rows in the hash order of another purpose."""

@@ -113,15 +113,17 @@ class Modelling:
         """The nearest rows to a vector [1, d], or to a row (itself left out), nearest first."""
         if not isinstance(query, int):
             wanted = min(count, pool.manifest.items)
-            rows, similarity = await self._workers.run(lambda: pool.search(query, wanted))
+            rows, similarity = await self._workers.run_stoppable(
+                lambda stop: pool.search(query, wanted, stop=stop)
+            )
             return rows[0], similarity[0]
         asked = query
         wanted = min(count + 1, pool.manifest.items)
 
-        def work() -> tuple[Rows, Float64s]:
+        def work(stop: Callable[[], bool]) -> tuple[Rows, Float64s]:
             vector = pool.fetch(np.array([asked], np.int32))
-            rows, similarity = pool.search(vector, wanted)
+            rows, similarity = pool.search(vector, wanted, stop=stop)
             others = rows[0] != asked
             return rows[0][others][:count], similarity[0][others][:count]
 
-        return await self._workers.run(work)
+        return await self._workers.run_stoppable(work)

@@ -44,6 +44,11 @@ class Neighbourhood:
         """Whether the pool carries a table that is wide enough."""
         return bool(self.pool.manifest.neighbours >= self.k)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the neighbours known here, roughly."""
+        return len(self._known) * (4 * self.k + 200)
+
     async def of(self, rows: Rows) -> Rows:
         """Neighbours int32 [n, k] of rows int32 [n], nearest first."""
         if not len(rows) or not self.k:

@@ -52,7 +52,7 @@ class Offer:
     """What is free for an annotator at one moment of the view.
 
     Attributes:
-        offset: of the view.
+        offset, tip: of the view.
         first: rows that go before all strategies.
         free: of each strategy's order.
         recent: rows that became unavailable since the ranking's snapshot; only where the orders
@@ -60,6 +60,7 @@ class Offer:
     """
 
     offset: int
+    tip: bytes
     first: list[Proposed]
     explore: Free | None
     free: list[Free]
@@ -106,7 +107,7 @@ def offer(ranking: Ranking, view: View, annotator: str, wanted: int, needed: int
         return Free(order, places[:needed], needed)
 
     if ranking.is_review:
-        return Offer(view.offset, [], None, [free(ranking.orders[0], wanted)], taken, [])
+        return Offer(view.offset, view.tip, [], None, [free(ranking.orders[0], wanted)], taken, [])
     first = _under_voted(ranking.materials, view, annotator, taken, wanted)
     validation = free(ranking.validation, needed)
     first += proposed(validation.order, validation.places)
@@ -118,7 +119,7 @@ def offer(ranking: Ranking, view: View, annotator: str, wanted: int, needed: int
     ]
     has_more = any(order.has_more for order in orders)
     recent = [] if has_more else _recent(ranking, view, annotator)
-    return Offer(view.offset, first, explore, orders, taken, recent)
+    return Offer(view.offset, view.tip, first, explore, orders, taken, recent)
 
 
 def _recent(ranking: Ranking, view: View, annotator: str) -> list[int]:

@@ -1,9 +1,10 @@
-"""The pools that this replica serves."""
+"""The pools that this replica serves, as far as the caller may see them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from coresift.server.caller import CALLER
 from coresift.server.errors import CoresiftError, Reason, StartError
 from coresift.server.pool.pool import Pool
 
@@ -30,9 +31,13 @@ class Pools:
             versions[pool.manifest.version] = pool
 
     def __iter__(self) -> Iterator[Pool]:
-        """By name, then from the oldest version to the newest."""
-        served = (pool for versions in self._pools.values() for pool in versions.values())
-        yield from sorted(served, key=pool_place)
+        """What the caller sees, by name, then from the oldest version to the newest."""
+        seen = (pool for versions in self._seen().values() for pool in versions.values())
+        yield from sorted(seen, key=pool_place)
+
+    def _seen(self) -> dict[str, dict[str, Pool]]:
+        sees = CALLER.get().sees
+        return {name: versions for name, versions in self._pools.items() if sees(name)}
 
     def find(
         self,
@@ -41,12 +46,17 @@ class Pools:
         field: str = "pool",
         version_field: str = "pool_version",
     ) -> Pool:
-        """A pool by name; its newest version where none is named. POOL_NOT_FOUND."""
-        versions = self._pools.get(name)
+        """A pool by name; its newest version where none is named.
+
+        Raises:
+            CoresiftError: POOL_NOT_FOUND, also for one that is hidden from the caller.
+        """
+        seen = self._seen()
+        versions = seen.get(name)
         if not versions:
             raise CoresiftError(
                 Reason.POOL_NOT_FOUND,
-                f"no pool {name!r} here; served are {', '.join(sorted(self._pools)) or 'none'}",
+                f"no pool {name!r} here; served are {', '.join(sorted(seen)) or 'none'}",
                 field=field,
             )
         if not version:
@@ -60,7 +70,8 @@ class Pools:
         return versions[version]
 
     def of_session(self, name: str, version: str) -> Pool:
-        """The pool version a session works on. POOL_VERSION_NOT_LOADED if it is not here."""
+        """The pool version a session works on, whoever asks. POOL_VERSION_NOT_LOADED if it is not
+        here."""
         pool = self._pools.get(name, {}).get(version)
         if pool is None:
             raise CoresiftError(

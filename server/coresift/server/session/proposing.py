@@ -56,9 +56,10 @@ class Outdated(Exception):  # noqa: N818 - no error: the caller ranks anew
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """Proposals, best first, and the offset of the view that they are from."""
+    """Proposals, best first, and the offset of the view that they are from, with its nonce."""
 
     offset: int
+    tip: bytes
     rows: list[Proposed]
 
 
@@ -87,7 +88,7 @@ def propose(
         is_quick = ranking.is_review or (is_plain(config) and offered.has_more)
         found = yield Run(work_of(offered, ranking, near, wanted), is_quick)
         if len(found) >= size or not offered.has_more or needed >= MAX_SHORTLIST:
-            return Proposals(offered.offset, found)
+            return Proposals(offered.offset, offered.tip, found)
         needed = min(4 * needed, MAX_SHORTLIST)  # the limits of a batch left too little
 
 

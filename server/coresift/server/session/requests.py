@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from coresift.server.caller import bare
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state.store import ANSWER_MS, Request, Store
 
@@ -31,7 +32,7 @@ def _answer(request: Request, kept: bytes) -> bytes:
     if not kept.startswith(request.digest):
         raise CoresiftError(
             Reason.REQUEST_ID_REUSED,
-            f"request_id {request.request_id!r} was used before with another body",
+            f"request_id {bare(request.request_id)!r} was used before with another body",
             field="request_id",
         )
     return kept[len(request.digest) :]

@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 
+from coresift.server.caller import CALLER
+from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
 from coresift.server.session.live import KEPT_BYTES, LiveSession
 from coresift.server.session.materials import Loader
 from coresift.server.session.pools import Pools
+from coresift.server.session.view_files import ViewFiles
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import Store
 
 CACHED_SESSIONS = 1_000
+REBUILDS_AT_ONCE = 2
+"""Long logs that this replica reads at the same time; they share one interpreter."""
+WEIGHED = 16
+"""Sessions that a call weighs on the average: all of them, every few calls."""
 
 
 class LiveSessions:
-    """The sessions that this replica has seen lately, by id."""
+    """The sessions that this replica has seen lately, by id.
+
+    One that is dropped while calls use it serves them to their end: they hold it.
+
+    Attributes:
+        files: where their views are kept.
+    """
 
     def __init__(
-        self, pools: Pools, loader: Loader, store: Store, workers: Workers, metrics: Metrics
+        self,
+        pools: Pools,
+        loader: Loader,
+        store: Store,
+        workers: Workers,
+        metrics: Metrics,
+        files: ViewFiles,
+        *,
+        kept_bytes: int = KEPT_BYTES,
     ) -> None:
-        self._make = (pools, loader, store, workers, metrics)
-        self._store = store
+        rebuilds = asyncio.Semaphore(REBUILDS_AT_ONCE)
+        self._make = (pools, loader, store, workers, metrics, files, rebuilds)
+        self._store, self.files = store, files
         self._sessions: OrderedDict[str, LiveSession] = OrderedDict()
+        self._kept_bytes = kept_bytes
+        self._calls = 0
 
     async def open(self, session_id: str) -> LiveSession:
         """The session, from the cache or the store. SESSION_NOT_FOUND."""
@@ -32,19 +57,34 @@ class LiveSessions:
             live = self._sessions.setdefault(session_id, live)
             while len(self._sessions) > CACHED_SESSIONS:
                 self._sessions.popitem(last=False)
+        check_visible(live.config.pool)
         self._sessions.move_to_end(session_id)
-        self._shed()
+        self._calls += WEIGHED
+        if self._calls >= len(self._sessions):
+            self._calls = 0
+            self._shed()
         return live
 
     def _shed(self) -> None:
-        """Keep the memory of candidates' vectors in bounds: those not used for longest go."""
-        kept = sum(live.kept_bytes for live in self._sessions.values())
-        for live in self._sessions.values():
-            if kept <= KEPT_BYTES:
-                break
-            kept -= live.kept_bytes
-            live.shed()
+        """Keep the memory in bounds: sessions not used for longest are dropped, the vectors of
+        one that is too large by itself."""
+        weights = {name: live.nbytes for name, live in self._sessions.items()}
+        kept = sum(weights.values())
+        *idle, newest = self._sessions
+        for session_id in idle:
+            if kept <= self._kept_bytes:
+                return
+            kept -= weights[session_id]
+            del self._sessions[session_id]
+        if kept > self._kept_bytes:
+            self._sessions[newest].shed()
 
     def drop(self, session_id: str) -> bool:
         """Forget a session; False if it was not cached."""
         return self._sessions.pop(session_id, None) is not None
+
+
+def check_visible(pool: str) -> None:
+    """Refuse a session on a pool that is hidden from the caller. SESSION_NOT_FOUND."""
+    if not CALLER.get().sees(pool):
+        raise CoresiftError(Reason.SESSION_NOT_FOUND, "There is no such session.")

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import pyarrow as pa
 
 from coresift.server.arrays import Bools, Int64s, Rows
 from coresift.server.errors import CoresiftError, Reason
+from coresift.server.memory import available_bytes
 from coresift.server.pool.pool import Pool
 from coresift.server.state.store import Request
 
@@ -93,7 +93,7 @@ class Upload:
             )
         # The columns, the file as it is written, and its bytes.
         needed = 3 * items * len(header.columns) * header.dtype.itemsize
-        if needed > psutil.virtual_memory().available:
+        if needed > available_bytes():
             raise CoresiftError(
                 Reason.TOO_LARGE,
                 f"{items} items x {len(header.columns)} columns need {needed / 1e9:.1f} GB",

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import msgpack
 
 from coresift.server.artifacts import Artifacts
+from coresift.server.caller import CALLER
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.plain import Signal as SignalStrategy
@@ -214,4 +215,4 @@ class Signals:
 
 
 def _space(pool: str) -> str:
-    return f"signals/{pool}"
+    return CALLER.get().kept_as(f"signals/{pool}")

@@ -24,6 +24,8 @@ class Snapshot:
     config_version: int
     revision: int
     nonce: bytes
+    lineage: object
+    """Of the view."""
     votes: dict[int, dict[str, bytes]]
     ever: Rows
     first_offsets: Int64s
@@ -37,9 +39,10 @@ class Snapshot:
             view.config_version,
             view.revision,
             view.nonce,
+            view.lineage,
             dict(view.votes),
-            np.fromiter(view.ever, np.int32, len(view.ever)),
-            np.fromiter(view.ever.values(), np.int64, len(view.ever)),
+            np.array(view.ever_rows, np.int32),
+            np.array(view.ever_offsets, np.int64),
         )
 
     def labelled(self) -> Rows:

@@ -5,23 +5,63 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import replace
 from threading import Event
 from typing import Any, TypeVar
 
+from coresift.server.session.gate import BACKGROUND, CALL, Call, Gate, GateLimits, Refused
+
 T = TypeVar("T")
+
+WAITING = 256
+"""Calls that may wait for a thread."""
 
 
 class Workers:
-    """A bounded pool of threads, and the background tasks that a drain waits for."""
+    """A bounded pool of threads, and the background tasks that a drain waits for.
 
-    def __init__(self, threads: int, prepare: Callable[[], None] | None = None) -> None:
-        """``prepare`` runs first on each thread."""
+    Attributes:
+        gate: who has a thread, and who waits for one.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        prepare: Callable[[], None] | None = None,
+        refused: Refused | None = None,
+    ) -> None:
+        """``prepare`` runs first on each thread; ``refused`` is told of refusals."""
+        self.gate = Gate("computations", GateLimits(threads, WAITING, adapts=True), refused)
         self._threads = ThreadPoolExecutor(threads, "numerics", prepare)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Run ``work`` to its end on a worker thread, even if the caller goes away."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        """Run ``work`` to its end on a worker thread, even if the caller goes away meanwhile.
+
+        A call that needs a thread for the first time is refused where it would wait too long
+        (OVERLOADED); later ones, and work that no call waits for, wait.
+        """
+        call = CALL.get()
+        if call.refusable:
+            self.gate.check(call)
+            call.refusable = False
+            turn = await self.gate.enter(call)
+        else:
+            turn = await self.gate.enter(call, first=call is not BACKGROUND)
+        try:
+            running = self._threads.submit(work)
+        except BaseException:
+            turn.end()
+            raise
+        try:
+            return await asyncio.wrap_future(running)
+        finally:
+            if running.done():
+                turn.end()
+            else:  # the thread is taken until the work notices that nobody waits
+                loop = asyncio.get_running_loop()
+                running.add_done_callback(lambda _: loop.call_soon_threadsafe(turn.end))
 
     async def run_stoppable(self, work: Callable[[Callable[[], bool]], T]) -> T:
         """Run ``work(stop)``; ``stop()`` turns true when the caller is gone."""
@@ -32,17 +72,34 @@ class Workers:
             gone.set()
 
     async def shared(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await ``work``, which goes on if this caller goes away: others wait for it too."""
-        task = self.spawn(work)
+        """Await ``work``, which goes on if this caller goes away: others wait for it too, or its
+        result is kept for the next.
+
+        Meanwhile the call holds no permit: what works for all of them holds a thread.
+        """
+        call = CALL.get()
+        task = self._start(work, replace(call, permit=None))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(task)
+        if call.permit is not None:
+            call.permit.pause()
+        try:
+            return await asyncio.shield(task)
+        finally:
+            call.refusable = False
+            if call.permit is not None:
+                call.permit.resume()
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start background work that outlives the call; `drain` waits for it."""
-        spawned = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(spawned)
-        spawned.add_done_callback(self._tasks.discard)
-        return spawned
+        return self._start(work, BACKGROUND)
+
+    def _start(self, work: Coroutine[Any, Any, T], call: Call) -> asyncio.Task[T]:
+        context = copy_context()
+        context.run(CALL.set, call)
+        started = asyncio.get_running_loop().create_task(work, context=context)
+        self._tasks.add(started)
+        started.add_done_callback(self._tasks.discard)
+        return started
 
     async def drain(self, grace_s: float) -> None:
         """Wait for background work, then cancel what is left after ``grace_s``."""

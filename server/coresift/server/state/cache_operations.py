@@ -1,4 +1,4 @@
-"""What one replica computed and others may use: heads and neighbours of a session."""
+"""What one replica computed and others may use: heads, views and neighbours of a session."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from functools import partial
 import numpy as np
 
 from coresift.server.arrays import Rows
-from coresift.server.state import scripts
+from coresift.server.state import keys, scripts
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.link import Link
-from coresift.server.state.replies import checked
+from coresift.server.state.replies import checked, pack
+from coresift.server.state.store import ViewFile
 
 MAX_VALUE_BYTES = 1 << 20
 MAX_PIECE = 1_000
@@ -34,6 +35,57 @@ class CacheOperations:
                     scripts.HEAD, [*session.of_script(), session.head], [uid, key, head]
                 ),
             )
+        )
+
+    async def put_view_file(self, uid: str, file: ViewFile) -> str | None:
+        """See `Store.put_view_file`."""
+        session = SessionKeys(uid)
+        arguments = {
+            "f": file.format,
+            "p": file.offset,
+            "t": file.tip,
+            "z": file.size,
+            "h": file.content_hash,
+        }
+        _, superseded = checked(
+            await self._link.commit(
+                "put_view_file",
+                lambda: self._link.run(
+                    scripts.VIEW_PUT, [*session.of_script(), session.view], [uid, pack(arguments)]
+                ),
+            )
+        )
+        return superseded.decode() or None
+
+    async def get_view_file(self, uid: str) -> ViewFile | None:
+        """See `Store.get_view_file`."""
+        session = SessionKeys(uid)
+        kind, *kept = checked(
+            await self._link.call(
+                "get_view_file",
+                lambda: self._link.run(
+                    scripts.VIEW_GET, [*session.of_script(), session.view], [uid]
+                ),
+            )
+        )
+        if kind == b"none":
+            return None
+        form, offset, tip, size, content_hash = kept
+        return ViewFile(int(form), int(offset), tip, int(size), content_hash.decode())
+
+    async def gone_view_files(self, count: int) -> list[str]:
+        """See `Store.gone_view_files`."""
+        client = self._link.client
+        found = await self._link.call(
+            "gone_view_files", lambda: client.srandmember(keys.GONE_VIEWS, count)
+        )
+        return [content_hash.decode() for content_hash in found]
+
+    async def forget_view_file(self, content_hash: str) -> None:
+        """See `Store.forget_view_file`."""
+        client = self._link.client
+        await self._link.commit(
+            "forget_view_file", lambda: client.srem(keys.GONE_VIEWS, content_hash)
         )
 
     async def put_neighbours(

@@ -30,7 +30,7 @@ class DocumentOperations:
         must_be = ("0", b"") if replaces is None else ("1", replaces)
         standing: bytes | None = await self._link.commit(
             "put_document",
-            lambda: self._link.run(
+            lambda: self._link.written(
                 scripts.DOCUMENT_PUT,
                 [at.index, at.document(key)],
                 [key, value, *must_be, ttl_ms or 0],
@@ -86,7 +86,7 @@ class DocumentOperations:
         at = SpaceKeys(space)
         there = await self._link.commit(
             "delete_document",
-            lambda: self._link.run(
+            lambda: self._link.written(
                 scripts.DOCUMENT_DELETE,
                 [at.index, at.document(key)],
                 [key, "0" if only is None else "1", only or b""],

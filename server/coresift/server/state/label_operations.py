@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.state import scripts
+from coresift.server.state.breaker import unavailable
 from coresift.server.state.entries import Entry, unpack_entry
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.link import Link
@@ -15,6 +18,7 @@ from coresift.server.state.replies import (
     checked,
     granted_of,
     labelled_of,
+    new_nonce,
     pack,
     record_of,
     renewed_of,
@@ -38,9 +42,14 @@ from coresift.server.state.store import (
     Renewed,
     Request,
     Rewound,
+    ViewKey,
 )
 
 MAX_LEASE_MS = 24 * 3600 * 1000
+ACKNOWLEDGED = (scripts.LABELS, scripts.RELEASE)
+"""What replicas are waited for. Leases are not: after a failover they may be granted again."""
+LONG_BYTES = 64 * 1024
+"""Entries beyond this size are unpacked on another thread: about 2 ms."""
 
 
 class LabelOperations:
@@ -58,10 +67,7 @@ class LabelOperations:
             "a": claim.annotator,
             "z": claim.size,
             "l": claim.lease_ms,
-            "vp": claim.view.offset,
-            "vr": claim.view.revision,
-            "vn": claim.view.nonce,
-            "vc": claim.view.config_version,
+            **_view(claim.view),
             "w": -1 if claim.min_revision is None else claim.min_revision,
             "r": [int(proposal.row) for proposal in claim.proposals],
             "p": b"".join(proposal.payload for proposal in claim.proposals),
@@ -77,11 +83,13 @@ class LabelOperations:
         if kind == b"rewound":
             return Rewound()
         if kind == b"replayed":
-            return granted_of(rest[0], replayed=True, entries=())
-        entries = await self._rest_of_log(uid, claim.view.offset, rest[-2], rest[-1])
+            return granted_of(rest[0], replayed=True, entries=(), is_whole=False)
+        *blob, blobs, newest = rest
+        entries = tuple(await _unpacked(claim.view.offset, blobs))
+        is_whole = claim.view.offset + len(entries) == newest
         if kind == b"behind":
-            return Behind(entries)
-        return granted_of(rest[0], replayed=False, entries=entries)
+            return Behind(entries, is_whole)
+        return granted_of(*blob, replayed=False, entries=entries, is_whole=is_whole)
 
     async def add_labels(
         self,
@@ -96,7 +104,6 @@ class LabelOperations:
         _refuse_conflicts(labels)
         arguments = {
             "a": annotator,
-            "n": os.urandom(8),
             "f": "".join("1" if label.leased else "0" for label in labels),
             "r": pack([int(label.row) for label in labels]),
             "i": pack([label.item_id for label in labels]),
@@ -139,34 +146,42 @@ class LabelOperations:
     async def log(self, uid: str, after: int, count: int) -> LogRead:
         """See `Store.log`. Long pieces are read by several scripts."""
         entries: list[Entry] = []
+        begun: dict[str, Any] = {}
         while True:
             at = after + len(entries)
-            arguments = pack({"p": at, "n": count - len(entries)})
-            _, fields, blobs, is_whole, head = await self._read_script(
-                "log", scripts.LOG, uid, arguments, head=True
-            )
-            entries += _unpacked(at, blobs)
+            read, is_whole = await self._read_log(uid, at, count - len(entries), begun)
+            if isinstance(read, Rewound):
+                raise unavailable("a failover cut the log short while it was read")
+            entries += read.entries
             if is_whole:
-                return LogRead(record_of(fields), tuple(entries), head)
+                return replace(read, entries=tuple(entries))
+            begun = {"vt": entries[-1].nonce}
 
-    async def _rest_of_log(
-        self, uid: str, after: int, blobs: Sequence[bytes], newest: int
-    ) -> tuple[Entry, ...]:
-        """The entries that a script replied, and those up to ``newest`` that it left out."""
-        entries = _unpacked(after, blobs)
-        missing = newest - after - len(entries)
-        if missing > 0:
-            entries += (await self.log(uid, after + len(entries), missing)).entries
-        return tuple(entries)
+    async def catch_up(self, uid: str, view: ViewKey, count: int) -> LogRead | Rewound:
+        """See `Store.catch_up`. One script."""
+        read, _ = await self._read_log(uid, view.offset, count, _view(view))
+        return read
+
+    async def _read_log(
+        self, uid: str, after: int, count: int, begun: dict[str, Any]
+    ) -> tuple[LogRead | Rewound, bool]:
+        """What one script reads of a log that begins with ``begun``, and if that is all."""
+        arguments = pack({"p": after, "n": count, **begun})
+        kind, *rest = await self._read_script("log", scripts.LOG, uid, arguments, head=True)
+        if kind == b"rewound":
+            return Rewound(), True
+        fields, blobs, is_whole, head = rest
+        entries = await _unpacked(after, blobs)
+        return LogRead(record_of(fields), tuple(entries), head), bool(is_whole)
 
     async def _write(
         self, operation: str, script: Script, uid: str, request: Request, arguments: dict[str, Any]
     ) -> Sequence[Any]:
         blob = pack({"q": request.request_id, "d": request.digest, **arguments})
         session = SessionKeys(uid).of_script(request.request_id, arguments["a"])
-        return checked(
-            await self._link.commit(operation, lambda: self._link.run(script, session, [uid, blob]))
-        )
+        run = self._link.written if script in ACKNOWLEDGED else self._link.run
+        call = partial(run, script, session, [uid, blob, new_nonce()])
+        return checked(await self._link.commit(operation, call))
 
     async def _read_script(
         self, operation: str, script: Script, uid: str, blob: bytes = b"", *, head: bool = False
@@ -178,8 +193,24 @@ class LabelOperations:
         )
 
 
-def _unpacked(after: int, blobs: Sequence[bytes]) -> list[Entry]:
-    return [unpack_entry(offset, blob) for offset, blob in enumerate(blobs, after + 1)]
+async def _unpacked(after: int, blobs: Sequence[bytes]) -> list[Entry]:
+    def work() -> list[Entry]:
+        return [unpack_entry(offset, blob) for offset, blob in enumerate(blobs, after + 1)]
+
+    if sum(map(len, blobs)) < LONG_BYTES:
+        return work()
+    return await asyncio.to_thread(work)
+
+
+def _view(view: ViewKey) -> dict[str, Any]:
+    """The scripts' arguments (``prelude.lua``: is_rewound)."""
+    return {
+        "vp": view.offset,
+        "vt": view.tip,
+        "vr": view.revision,
+        "vn": view.nonce,
+        "vc": view.config_version,
+    }
 
 
 def _distinct(rows: Sequence[int]) -> list[int]:

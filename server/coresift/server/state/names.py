@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coresift.server.state.replies import pack, unpack
+from coresift.server.errors import Reason
+from coresift.server.state.replies import pack, refusal, unpack
 from coresift.server.state.store import Request, Settings
 
 
@@ -34,8 +35,11 @@ class Name:
 
     @classmethod
     def unpacked(cls, blob: bytes) -> Name:
-        """From what stands in Redis."""
-        session_id, uid, secret, quota, budget, config, request_id, digest = unpack(blob)
+        """From what stands in Redis. FORMAT_TOO_NEW."""
+        fields = unpack(blob)
+        if len(fields) > 8:
+            raise refusal(Reason.FORMAT_TOO_NEW, f"of a name with {len(fields)} fields")
+        session_id, uid, secret, quota, budget, config, request_id, digest = fields
         settings = Settings(quota, budget if budget >= 0 else None, config)
         request = Request(request_id.decode(), digest)
         return cls(session_id.decode(), uid.decode(), secret, settings, request)

@@ -1,14 +1,16 @@
-"""Sessions are hidden at once and removed a day later."""
+"""Sessions are hidden at once, may come back within a day, and are removed after it."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state import keys, scripts
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.names import Name
-from coresift.server.state.replies import checked, pack, refusal, unpack
+from coresift.server.state.replies import checked, pack, record_of, unpack
 from coresift.server.state.session_operations import SessionOperations
-from coresift.server.state.store import ANSWER_MS, Request
+from coresift.server.state.store import ANSWER_MS, Request, SessionRecord, Settings
 
 PURGE_PIECE = 100
 
@@ -22,22 +24,59 @@ class RemovalOperations(SessionOperations):
 
     async def _delete(self, session_id: str, request: Request) -> int:
         client = self._link.client
-        blob = await client.get(keys.name_key(session_id))
-        if blob is None:
-            raise refusal(Reason.SESSION_NOT_FOUND)
-        uid = Name.unpacked(blob).uid
-        session = SessionKeys(uid).of_script(request.request_id)
-        if (await self._link.run(scripts.READ, session, [uid]))[0] == b"missing":
-            await self._finish(Name.unpacked(blob))
+        name, read = await self._named(session_id)
+        if read[0] == b"missing":
+            await self._finish(name)
+        uid = name.uid
+        member = f"{uid} {session_id}"
         # Listed for removal first: a crash then leaves nothing that is never removed.
         seconds, micros = await client.time()
         purge_ms = seconds * 1000 + micros // 1000 + ANSWER_MS
-        await client.zadd(keys.DELETED, {f"{uid} {session_id}": purge_ms}, nx=True)
-        reply = await self._link.run(scripts.DELETE, session, [uid, pack({"d": request.digest})])
-        answer = unpack(checked(reply)[1])
-        await client.zrem(keys.SESSIONS, session_id)
+        await self._link.written_plain("ZADD", keys.DELETED, "NX", purge_ms, member)
+        kind, answer, *hidden = checked(
+            await self._link.written(
+                scripts.DELETE,
+                SessionKeys(uid).of_script(request.request_id),
+                [uid, pack({"d": request.digest})],
+            )
+        )
+        purge_ms = int(unpack(answer)[b"p"])
+        if kind == b"done" or hidden[0]:
+            # A purge that met the session before may have taken it off the list.
+            await client.zadd(keys.DELETED, {member: purge_ms}, nx=True)
+            await client.zrem(keys.listing_of(session_id), session_id)
         self._uids.pop(session_id, None)
-        return int(answer[b"p"])
+        return purge_ms
+
+    async def undelete(
+        self, session_id: str, request: Request, check: Callable[[Settings], None]
+    ) -> SessionRecord:
+        """See `Store.undelete`."""
+        return await self._link.commit(
+            "undelete", lambda: self._undelete(session_id, request, check)
+        )
+
+    async def _undelete(
+        self, session_id: str, request: Request, check: Callable[[Settings], None]
+    ) -> SessionRecord:
+        client, listing = self._link.client, keys.listing_of(session_id)
+        name, _ = await self._named(session_id)
+        check(name.settings)
+        uid = name.uid
+        # Listed first: a listed name whose session is hidden is passed over.
+        await client.zadd(listing, {session_id: 0})
+        reply = await self._link.written(
+            scripts.UNDELETE,
+            SessionKeys(uid).of_script(request.request_id),
+            [uid, pack({"d": request.digest})],
+        )
+        if reply[0] == b"done" or (reply[0] == b"replayed" and not reply[2]):
+            await client.zrem(keys.DELETED, f"{uid} {session_id}")
+        else:
+            there = await self._link.run(scripts.READ, SessionKeys(uid).of_script(), [uid])
+            if there[0] != b"record":
+                await client.zrem(listing, session_id)
+        return record_of(unpack(checked(reply)[1])[b"r"])
 
     async def purge(self) -> int:
         """See `Store.purge`."""
@@ -58,26 +97,50 @@ class RemovalOperations(SessionOperations):
             try:
                 removed += await self._purge_session(uid, session_id, member)
             except CoresiftError as error:
-                if error.reason is not Reason.FORMAT_TOO_NEW:
+                if error.reason not in (Reason.FORMAT_TOO_NEW, Reason.STATE_UNAVAILABLE):
                     raise
-                # A newer replica will purge it; it must not hold up the others meanwhile.
+                # A newer replica will purge it, or whoever froze it is done by then; it must not
+                # hold up the others meanwhile.
                 await client.zadd(keys.DELETED, {member: int(seconds) * 1000 + ANSWER_MS})
         return len(due), removed
 
     async def _purge_session(self, uid: str, session_id: str, member: bytes) -> bool:
         client = self._link.client
-        session = SessionKeys(uid)
-        reply = checked(await self._link.run(scripts.EXPIRED, session.of_script(), [uid]))
+        reply = checked(await self._link.run(scripts.EXPIRED, SessionKeys(uid).of_script(), [uid]))
         if reply[0] == b"deleted" and not reply[2]:
             await client.zadd(keys.DELETED, {member: int(reply[1])})
             return False
-        if reply[0] != b"live":  # "live": the deletion was begun and never done
+        if reply[0] == b"moved":
+            await self._follow(uid, session_id, reply[1])
+        elif reply[0] != b"live":
             await self._forget_name(uid, session_id)
-        if reply[0] == b"deleted":
-            tables = [name.decode() for name in reply[3].split(b",") if name]
-            await client.unlink(*session.data(tables))
+        # A live session that its name leads to stays: its deletion was begun and never done.
+        is_gone = reply[0] != b"live" or not await self._leads_to(session_id, uid)
+        if is_gone:
+            await self._unlink(uid)
         await client.zrem(keys.DELETED, member)
-        return bool(reply[0] == b"deleted")
+        return is_gone and reply[0] == b"deleted"
+
+    async def _unlink(self, uid: str) -> None:
+        """Remove what stands under a uid."""
+        session = SessionKeys(uid)
+        view = await self._link.client.hget(session.view, "file")
+        if view is not None:
+            await self._link.client.sadd(keys.GONE_VIEWS, view)
+        tables = await self._link.client.hget(session.meta, "tables") or b""
+        names = [name.decode() for name in tables.split(b",") if name]
+        await self._link.client.unlink(*session.data(names))
+
+    async def _leads_to(self, session_id: str, uid: str) -> bool:
+        blob = await self._link.client.get(keys.name_key(session_id))
+        return blob is not None and Name.unpacked(blob).uid == uid
+
+    async def _follow(self, uid: str, session_id: str, name: bytes) -> None:
+        """Let the name lead to where the session lives on, if it still leads here."""
+        key = keys.name_key(session_id)
+        blob = await self._link.client.get(key)
+        if blob is not None and Name.unpacked(blob).uid == uid:
+            await self._link.written(scripts.EQUALS_PUT, [key], [blob, name])
 
     async def _forget_name(self, uid: str, session_id: str) -> None:
         # The name goes last: until then nobody can create, and so list, another of this id.
@@ -85,5 +148,5 @@ class RemovalOperations(SessionOperations):
         key = keys.name_key(session_id)
         blob = await client.get(key)
         if blob is not None and Name.unpacked(blob).uid == uid:
-            await client.zrem(keys.SESSIONS, session_id)
+            await client.zrem(keys.listing_of(session_id), session_id)
             await self._link.run(scripts.EQUALS_DELETE, [key], [blob])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,12 +26,22 @@ _MESSAGES = {
     Reason.REQUEST_EXPIRED: "The leases of this request have ended; ask with a new request_id.",
     Reason.CONFIG_VERSION_MISMATCH: "The configuration version is {} by now.",
     Reason.REVISION_NOT_REACHED: "The newest revision is {}.",
+    Reason.STATE_UNAVAILABLE: "The session is being written anew, without an annotator's name.",
 }
 _FIELDS = {
     Reason.REQUEST_ID_REUSED: "request_id",
     Reason.CONFIG_VERSION_MISMATCH: "expected_config_version",
     Reason.REVISION_NOT_REACHED: "min_revision",
 }
+
+
+def new_nonce() -> bytes:
+    """Random bytes for the entries that one run of a script appends.
+
+    Never the same for two runs: after a failover the same call may be done again behind other
+    entries, and that must not look like the same log.
+    """
+    return os.urandom(8)
 
 
 def pack(value: Any) -> bytes:
@@ -47,6 +58,8 @@ def unpack(blob: bytes) -> Any:
 def refusal(reason: Reason, detail: str = "") -> CoresiftError:
     """The error of a script's "refused"."""
     error = CoresiftError(reason, _MESSAGES[reason].format(detail), field=_FIELDS.get(reason))
+    if reason is Reason.STATE_UNAVAILABLE:
+        error.retry_after_s = 0.1
     if detail:
         error.metadata["newest"] = detail
     return error
@@ -61,9 +74,22 @@ def checked(reply: Sequence[Any]) -> Sequence[Any]:
 
 def record_of(fields: Sequence[bytes]) -> SessionRecord:
     """The session in a script's record (``prelude.lua``: record)."""
-    session_id, uid, secret, quota, budget, config, version, revision, nonce, offset, created = (
-        fields
-    )
+    (
+        session_id,
+        uid,
+        secret,
+        quota,
+        budget,
+        config,
+        version,
+        revision,
+        nonce,
+        offset,
+        created,
+        *newer,
+    ) = fields
+    # Answers kept by an older release lack what came later; those of a newer one have more.
+    votes, tip = (*newer, b"0", b"")[:2]
     return SessionRecord(
         session_id=session_id.decode(),
         uid=uid.decode(),
@@ -74,10 +100,14 @@ def record_of(fields: Sequence[bytes]) -> SessionRecord:
         nonce=nonce,
         offset=int(offset),
         created_ms=int(created),
+        votes=int(votes),
+        tip=tip,
     )
 
 
-def granted_of(blob: bytes, *, replayed: bool, entries: tuple[Entry, ...]) -> Granted:
+def granted_of(
+    blob: bytes, *, replayed: bool, entries: tuple[Entry, ...], is_whole: bool
+) -> Granted:
     """The answer of ``claim.lua``."""
     kept = unpack(blob)
     return Granted(
@@ -91,6 +121,7 @@ def granted_of(blob: bytes, *, replayed: bool, entries: tuple[Entry, ...]) -> Gr
         budget_spent=kept[b"b"] == 1,
         next_deadline_ms=kept[b"n"] if kept[b"n"] >= 0 else None,
         entries=entries,
+        is_whole=is_whole,
     )
 
 

@@ -11,12 +11,20 @@ import secrets
 from functools import partial
 from typing import Any
 
+from coresift.server.caller import bare
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state import keys, scripts
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.link import Link
 from coresift.server.state.names import Name, numbers
-from coresift.server.state.replies import checked, pack, record_of, refusal, unpack
+from coresift.server.state.replies import (
+    checked,
+    new_nonce,
+    pack,
+    record_of,
+    refusal,
+    unpack,
+)
 from coresift.server.state.store import ANSWER_MS, Request, SessionRecord, Settings
 
 LIST_PIECE = 200
@@ -39,12 +47,11 @@ class SessionOperations:
         )
 
     async def _create(self, session_id: str, settings: Settings, request: Request) -> SessionRecord:
-        client = self._link.client
         note_key = keys.creation_key(request.request_id)
         note: Any = pack([request.digest, session_id])
-        is_first = await client.set(note_key, note, nx=True, px=ANSWER_MS)
+        is_first = await self._link.written_plain("SET", note_key, note, "NX", "PX", ANSWER_MS)
         if not is_first:
-            note = await client.get(note_key) or note
+            note = await self._link.client.get(note_key) or note
         digest, noted_id = unpack(note)
         if digest != request.digest:
             raise refusal(Reason.REQUEST_ID_REUSED)
@@ -60,20 +67,18 @@ class SessionOperations:
 
     async def _take(self, name: Name) -> Name:
         """The name record that stands, if this request made it."""
-        client = self._link.client
         key = keys.name_key(name.session_id)
-        if await client.set(key, name.packed(), nx=True):
+        if await self._link.written_plain("SET", key, name.packed(), "NX"):
             return name
-        standing = await client.get(key)
+        standing = await self._link.client.get(key)
         if standing is not None:
             other = Name.unpacked(standing)
             if other.request == name.request:
                 return other
-        raise _exists(name.session_id)
+        raise name_taken(name.session_id)
 
     async def _finish(self, name: Name) -> SessionRecord:
-        client = self._link.client
-        await client.zadd(keys.SESSIONS, {name.session_id: 0})
+        await self._link.written_plain("ZADD", keys.listing_of(name.session_id), 0, name.session_id)
         quota, budget = numbers(name.settings)
         arguments = {
             "i": name.session_id,
@@ -83,11 +88,13 @@ class SessionOperations:
             "c": name.settings.config,
             "q": name.request.request_id,
         }
-        reply = await self._link.run(
-            scripts.CREATE, SessionKeys(name.uid).of_script(), [name.uid, pack(arguments)]
+        reply = await self._link.written(
+            scripts.CREATE,
+            SessionKeys(name.uid).of_script(),
+            [name.uid, pack(arguments), new_nonce()],
         )
         if reply[:2] == [b"refused", b"SESSION_NOT_FOUND"]:  # made by this request, then deleted
-            raise _exists(name.session_id)
+            raise name_taken(name.session_id)
         return self._known(record_of(checked(reply)[1]))
 
     async def read(self, session_id: str) -> SessionRecord:
@@ -101,14 +108,23 @@ class SessionOperations:
             if reply[0] == b"record":
                 return record_of(reply[1])
             self._uids.pop(session_id, None)
-        blob = await self._link.client.get(keys.name_key(session_id))
-        if blob is None:
-            raise refusal(Reason.SESSION_NOT_FOUND)
-        name = Name.unpacked(blob)
-        reply = await self._link.run(scripts.READ, SessionKeys(name.uid).of_script(), [name.uid])
+        name, reply = await self._named(session_id)
         if reply[0] == b"missing":
             return await self._finish(name)
         return self._known(record_of(checked(reply)[1]))
+
+    async def _named(self, session_id: str) -> tuple[Name, Any]:
+        """The name record of a session, and what `read.lua` replies. SESSION_NOT_FOUND."""
+        key = keys.name_key(session_id)
+        while (blob := await self._link.client.get(key)) is not None:
+            name = Name.unpacked(blob)
+            session = SessionKeys(name.uid).of_script()
+            reply = await self._link.run(scripts.READ, session, [name.uid])
+            if reply[0] != b"moved":
+                return name, reply
+            # Whoever closed the session died before the name led to where it lives on.
+            await self._link.run(scripts.EQUALS_PUT, [key], [blob, reply[1]])
+        raise refusal(Reason.SESSION_NOT_FOUND)
 
     def _known(self, record: SessionRecord) -> SessionRecord:
         if len(self._uids) >= KNOWN_UIDS:
@@ -116,31 +132,30 @@ class SessionOperations:
         self._uids[record.session_id] = record.uid
         return record
 
-    async def list_sessions(self, after: str, count: int) -> list[SessionRecord]:
+    async def list_sessions(self, after: str, count: int, tenant: str = "") -> list[SessionRecord]:
         """See `Store.list_sessions`."""
         found: list[SessionRecord] = []
         while len(found) < count:
             wanted = min(LIST_PIECE, count - len(found))
-            ids, records = await self._link.call("list", partial(self._list_names, after, wanted))
+            ids, records = await self._link.call(
+                "list", partial(self._list_names, tenant, after, wanted)
+            )
             found += records
             if len(ids) < wanted:
                 break
             after = ids[-1]
         return found
 
-    async def _list_names(self, after: str, count: int) -> tuple[list[str], list[SessionRecord]]:
+    async def _list_names(
+        self, tenant: str, after: str, count: int
+    ) -> tuple[list[str], list[SessionRecord]]:
         start = b"(" + after.encode() if after else b"-"
-        members = await self._link.client.zrangebylex(keys.SESSIONS, start, "+", 0, count)
+        members = await self._link.client.zrangebylex(keys.listing(tenant), start, "+", 0, count)
         ids = [member.decode() for member in members]
-        async with self._link.client.pipeline(transaction=False) as pipe:
-            for session_id in ids:
-                pipe.get(keys.name_key(session_id))
-            blobs = await pipe.execute()
-            names = [Name.unpacked(blob) for blob in blobs if blob is not None]
-            for name in names:
-                call = scripts.READ.call(SessionKeys(name.uid).of_script(), [name.uid])
-                pipe.execute_command("EVALSHA", *call)
-            replies = await pipe.execute(raise_on_error=False)
+        blobs = await self._link.batch([("GET", keys.name_key(session_id)) for session_id in ids])
+        names = [Name.unpacked(blob) for blob in blobs if isinstance(blob, bytes)]
+        calls = [scripts.READ.call(SessionKeys(name.uid).of_script(), [name.uid]) for name in names]
+        replies = await self._link.batch([("EVALSHA", *call) for call in calls])
         records = []
         for name, reply in zip(names, replies, strict=True):
             if isinstance(reply, list) and reply[0] == b"record":
@@ -149,7 +164,8 @@ class SessionOperations:
             try:  # not finished, deleted, or the script is unknown to Redis
                 records.append(await self._read(name.session_id))
             except CoresiftError as error:
-                if error.reason is not Reason.SESSION_NOT_FOUND:
+                # One session of a newer release must not hide the others from this one.
+                if error.reason not in (Reason.SESSION_NOT_FOUND, Reason.FORMAT_TOO_NEW):
                     raise
         return ids, records
 
@@ -168,18 +184,19 @@ class SessionOperations:
         }
         reply = await self._link.commit(
             "configure",
-            lambda: self._link.run(
+            lambda: self._link.written(
                 scripts.CONFIGURE,
                 SessionKeys(uid).of_script(request.request_id),
-                [uid, pack(arguments)],
+                [uid, pack(arguments), new_nonce()],
             ),
         )
         return record_of(unpack(checked(reply)[1])[b"r"])
 
 
-def _exists(session_id: str) -> CoresiftError:
+def name_taken(session_id: str) -> CoresiftError:
+    """SESSION_EXISTS."""
     return CoresiftError(
         Reason.SESSION_EXISTS,
-        f"session_id {session_id!r} is taken (a deleted session keeps its id for 24 hours)",
+        f"session_id {bare(session_id)!r} is taken (a deleted session keeps its id for 24 hours)",
         field="session_id",
     )

@@ -8,7 +8,7 @@ payloads are opaque bytes here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -75,6 +75,10 @@ class SessionRecord:
     offset: int
     """Number of the newest log entry; 0 for an empty log."""
     created_ms: int
+    votes: int
+    """Of all items together."""
+    tip: bytes
+    """Nonce of the newest log entry; empty if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +92,19 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class ViewKey:
-    """The state of the log that a replica has seen."""
+    """The state of the log that a replica has seen.
+
+    The nonces are random: a log that has both where the view has them begins with all that the
+    view was built from. One that a failover cut short has not, however long it has grown since.
+    """
 
     offset: int
     revision: int
     nonce: bytes
+    """Of the log entry at ``revision``; empty at revision 0."""
     config_version: int
+    tip: bytes
+    """Nonce of the log entry at ``offset``; empty at offset 0 and where that entry has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +165,8 @@ class Granted:
     """When the earliest live lease of any annotator ends; None: there is none."""
     entries: tuple[Entry, ...]
     """The log after the claim's view, this grant included; empty when replayed."""
+    is_whole: bool
+    """Whether these are all: of a long log only the first ones come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +175,8 @@ class Behind:
 
     entries: tuple[Entry, ...]
     """The log after the claim's view."""
+    is_whole: bool
+    """As of `Granted`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +230,19 @@ class LiveLease:
 
 
 @dataclass(frozen=True, slots=True)
+class ViewFile:
+    """Which file holds a view of the log up to an offset."""
+
+    format: int
+    offset: int
+    tip: bytes
+    """Nonce of the log entry at ``offset``."""
+    size: int
+    """Entries and labels that the view was built from."""
+    content_hash: str
+
+
+@dataclass(frozen=True, slots=True)
 class LogRead:
     """A piece of the log and the session as it was at that moment."""
 
@@ -236,8 +264,11 @@ class Store(Protocol):
         """Read a session in one or two round trips. SESSION_NOT_FOUND."""
         ...
 
-    async def list_sessions(self, after: str, count: int) -> list[SessionRecord]:
-        """Up to ``count`` live sessions with an id greater than ``after``, in byte order."""
+    async def list_sessions(self, after: str, count: int, tenant: str = "") -> list[SessionRecord]:
+        """Up to ``count`` live sessions of a tenant with ids greater than ``after``, in byte order.
+
+        Ids are those that the store knows: a tenant's begin with its name.
+        """
         ...
 
     async def configure(
@@ -252,6 +283,15 @@ class Store(Protocol):
 
     async def delete(self, session_id: str, request: Request) -> int:
         """Hide the session; returns when it is purged (ms)."""
+        ...
+
+    async def undelete(
+        self, session_id: str, request: Request, check: Callable[[Settings], None]
+    ) -> SessionRecord:
+        """Bring a hidden session back within 24 h. SESSION_NOT_FOUND if it is not hidden.
+
+        ``check`` may refuse one that was created with such settings.
+        """
         ...
 
     async def purge(self) -> int:
@@ -294,11 +334,37 @@ class Store(Protocol):
         ...
 
     async def log(self, uid: str, after: int, count: int) -> LogRead:
-        """Read up to ``count`` log entries after offset ``after``."""
+        """Read up to ``count`` log entries after offset ``after``.
+
+        STATE_UNAVAILABLE if a failover cut the log short meanwhile.
+        """
+        ...
+
+    async def catch_up(self, uid: str, view: ViewKey, count: int) -> LogRead | Rewound:
+        """Read some of the ``count`` log entries after a view; none only if there are none."""
         ...
 
     async def publish_head(self, uid: str, key: str, head: bytes) -> None:
         """Keep the newest head for other replicas; ``key`` is `head_key` of its basis."""
+        ...
+
+    async def put_view_file(self, uid: str, file: ViewFile) -> str | None:
+        """Note the file of a view, unless one further on is noted.
+
+        Returns the content hash of the file that is not needed: the one before, or this one.
+        """
+        ...
+
+    async def get_view_file(self, uid: str) -> ViewFile | None:
+        """The noted file, if the log still begins with its view."""
+        ...
+
+    async def gone_view_files(self, count: int) -> list[str]:
+        """Content hashes of files whose sessions have been removed: some of them."""
+        ...
+
+    async def forget_view_file(self, content_hash: str) -> None:
+        """The file of a removed session is gone, too."""
         ...
 
     async def put_neighbours(

@@ -1,9 +1,8 @@
 -- Leases the first `size` proposals that are free for the annotator.
--- Arguments: q request_id, d digest, a annotator, z size, l lease ms, vp, vr, vn, vc the view's
---   position, revision, nonce and config version, w wanted revision (-1: the newest),
---   r proposed rows, p their payloads one after the other, y bytes of each, x context, k true for
---   a second look at labelled rows, g groups of the proposed rows (-1: none; absent: none has
---   one), o true for one label a group.
+-- Arguments: q request_id, d digest, a annotator, z size, l lease ms, vp, vt, vr, vn, vc the view
+--   (prelude: is_rewound), w wanted revision (-1: the newest), r proposed rows, p their payloads
+--   one after the other, y bytes of each, x context, k true for a second look at labelled rows,
+--   g groups of the proposed rows (-1: none; absent: none has one), o true for one label a group.
 -- Entry: q, a, r rows, z, e deadline, p, v, c of the view, x, k true for a second look.
 -- Answer: e deadline, r rows, p payloads, v revision of the view, c config version, x context,
 --   b 1 if the budget cut the batch short, n when the earliest lease ends (-1: no lease).
@@ -21,22 +20,7 @@ if again then
 end
 settle(s)
 
-local function is_rewound()
-  if a.vp > s.pos or a.vr > s.rev or a.vc > s.cv then
-    return true
-  end
-  if a.vr == s.rev then
-    return a.vn ~= s.nonce
-  end
-  if a.vr == 0 then
-    return false
-  end
-  local id = string.format('%.0f-0', a.vr)
-  local at = redis.call('XRANGE', KEYS[LOG], id, id)
-  return #at == 0 or cmsgpack.unpack(at[1][2][2]).n ~= a.vn
-end
-
-if is_rewound() then
+if is_rewound(s, a) then
   return {'rewound'}
 end
 if a.w > s.rev then

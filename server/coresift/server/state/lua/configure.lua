@@ -17,4 +17,4 @@ end
 append(s, {t = 'C', q = a.q, v = s.cv + 1, c = a.c})
 redis.call('HSET', KEYS[META], 'quota', a.u, 'budget', a.b, 'config', a.c, 'cv', s.cv + 1)
 save(s)
-return {'done', keep_answer({o = 'configure', d = a.d, r = record()})}
+return {'done', keep_answer({o = 'configure', d = a.d, r = record(s)})}

@@ -9,7 +9,9 @@ if redis.call('EXISTS', KEYS[META]) == 0 then
   redis.call('HSET', KEYS[META], 'uid', ARGV[1], 'id', a.i, 'secret', a.s, 'format', FORMAT,
     'quota', a.u, 'budget', a.b, 'config', a.c, 'cv', 1, 'pos', 1, 'rev', 0, 'nonce', '',
     'votes', 0, 'created', now, 'now', now)
-  append({pos = 0, now = now}, {t = 'C', q = a.q, v = 1, c = a.c})
+  local s = {pos = 0, now = now}
+  append(s, {t = 'C', q = a.q, v = 1, c = a.c})
+  redis.call('HSET', KEYS[META], 'tip', s.kept_tip)
 end
-local _, no = open()
-return no or {'record', record()}
+local s, no = open()
+return no or {'record', record(s)}

@@ -1,5 +1,7 @@
 -- Hides a session.
--- Arguments: d digest. Answer: p when it may be purged. Reply: "done", the answer.
+-- Arguments: d digest. Answer: p when it may be purged.
+-- Reply: "done", the answer; or "replayed", the answer, 1 if the session is hidden still (0: it was
+--   brought back since).
 
 local a = cmsgpack.unpack(ARGV[2])
 local s, no = open(true)
@@ -8,6 +10,7 @@ if not s then
 end
 local again = replay(s, 'delete', a.d)
 if again then
+  again[3] = again[1] == 'replayed' and (s.deleted and 1 or 0) or again[3]
   return again
 end
 if s.deleted then

@@ -1,9 +1,13 @@
--- Says whether a session's data may be removed.
--- Reply: "live"; "deleted", when it may be purged, 1 if that time has come, the names of
---   its tables of neighbours, comma-separated; "missing".
+-- Says whether a session's data may be removed; if so, nothing brings the session back any more.
+-- Reply: "live"; "deleted", when it may be purged, 1 if that time has come; "moved", the name
+--   record of where the session lives on; "missing".
 
 if redis.call('EXISTS', KEYS[META]) == 0 then
   return {'missing'}
+end
+local moved = redis.call('HGET', KEYS[META], 'moved')
+if moved then
+  return {'moved', moved}
 end
 local s, no = open(true)
 if not s then
@@ -13,5 +17,8 @@ if not s.deleted then
   return {'live'}
 end
 local ends = s.deleted + ANSWER_MS
-local tables = redis.call('HGET', KEYS[META], 'tables') or ''
-return {'deleted', string.format('%.0f', ends), ends <= s.now and 1 or 0, tables}
+if ends <= s.now then
+  -- A clock that goes back must not let undelete in once the removal has begun.
+  redis.call('HSET', KEYS[META], 'now', s.now)
+end
+return {'deleted', string.format('%.0f', ends), ends <= s.now and 1 or 0}

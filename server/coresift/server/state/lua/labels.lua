@@ -1,8 +1,8 @@
 -- Commits labels of one annotator and ends that annotator's leases on their rows.
--- Arguments: q request_id, d digest, a annotator, n nonce of the entry, f one byte a label ("1":
---   a lease was shown), and three packed lists that the entry holds as they are: r rows,
---   i item_ids, v values. An empty value takes the label back. g groups of the rows, one a label
---   (-1: none; absent: none has one), c config version that they come from (absent: any).
+-- Arguments: q request_id, d digest, a annotator, f one byte a label ("1": a lease was shown), and
+--   three packed lists that the entry holds as they are: r rows, i item_ids, v values. An empty
+--   value takes the label back. g groups of the rows, one a label (-1: none; absent: none has one),
+--   c config version that they come from (absent: any).
 -- Answer: u outcomes, one byte a label, v revision, n nonce, c config version.
 -- Reply: "done", the answer.
 
@@ -129,12 +129,14 @@ local function labelled_groups()
 end
 local labelled = a.g and labelled_groups() or {}
 
-append(s, {t = 'L', q = a.q, a = a.a, n = a.n, r = a.r, i = a.i, v = a.v, u = outcomes})
+append(s, {t = 'L', q = a.q, a = a.a, r = a.r, i = a.i, v = a.v, u = outcomes})
 s.rev = s.pos
-s.nonce = a.n
+s.nonce = ARGV[3]
 save(s)
 in_batches('HSET', KEYS[VOTES], kept)
 in_batches('HDEL', KEYS[VOTES], gone)
 in_batches('HSET', KEYS[GROUPS], labelled)
 end_leases(ended, a.a)
-return {'done', keep_answer({o = 'labels', d = a.d, u = outcomes, v = s.rev, n = a.n, c = s.cv})}
+return {'done', keep_answer({
+  o = 'labels', d = a.d, u = outcomes, v = s.rev, n = s.nonce, c = s.cv,
+})}

@@ -2,8 +2,11 @@
 --
 -- KEYS (all of one session, one hash tag):
 --   1 meta   hash    uid, id, secret, format, quota, budget (-1: none), config, cv (config
---                    version), pos (newest entry), rev, nonce (of the entry at rev), votes (in
---                    all), created, now (newest time seen), deleted (only once deleted)
+--                    version), pos (newest entry), tip ("<pos>:" and that entry's nonce; absent or
+--                    of an older position where a release without tips wrote last), rev, nonce (of
+--                    the entry at rev), votes (in all), created, now (newest time seen), deleted
+--                    (only once deleted), frozen (until when nothing is done) and freezer (who
+--                    still may), moved (only once it lives on elsewhere: that name record)
 --   2 log    stream  ids <position>-0, one field "e": a packed map (see entries.py)
 --   3 leases zset    score deadline, member "row:annotator"
 --   4 hands  set     of one annotator: rows leased to them, ended ones possibly too
@@ -16,7 +19,9 @@
 --                    rows of the group that have had votes, in the order of their first one. Both
 --                    are hints: a lease counts while the row is in held, a label while it is in
 --                    votes, so whatever ends a lease or takes a vote back frees the group
--- ARGV: 1 uid; 2 a packed map of the script's own arguments, where it has any.
+-- ARGV: 1 uid; 2 a packed map of the script's own arguments, where it has any; 3 of scripts that
+--   append to the log: random bytes, others for every run, also when a broken call is repeated
+--   (Redis before 7 seeds Lua's random alike each time).
 -- Reply: a list; 1 is its kind: "refused" (2 reason, 3 detail), "replayed" (2 the kept answer), or
 --   what the script's header names.
 -- Times are milliseconds since the epoch, by Redis TIME, and never go back within a session.
@@ -42,10 +47,11 @@ local function in_batches(command, key, arguments)
   end
 end
 
-local function open(with_deleted)
+local function open(with_deleted, freezer)
   local f = redis.call('HMGET', KEYS[META], 'uid', 'format', 'deleted', 'now', 'pos', 'rev',
-    'nonce', 'cv', 'quota', 'budget', 'votes')
-  if f[1] ~= ARGV[1] then
+    'nonce', 'cv', 'quota', 'budget', 'votes', 'tip',
+    'moved', 'frozen', 'freezer')
+  if f[1] ~= ARGV[1] or f[13] then
     return nil, refused('SESSION_NOT_FOUND')
   end
   if tonumber(f[2]) > FORMAT then
@@ -55,9 +61,12 @@ local function open(with_deleted)
     return nil, refused('SESSION_NOT_FOUND')
   end
   local time = redis.call('TIME')
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local now = math.max(time[1] * 1000 + math.floor(time[2] / 1000), tonumber(f[4]))
+  if f[14] and tonumber(f[14]) > now and f[15] ~= freezer then
+    return nil, refused('STATE_UNAVAILABLE')
+  end
   return {
-    now = math.max(now, tonumber(f[4])),
+    now = now,
     deleted = f[3] and tonumber(f[3]),
     pos = tonumber(f[5]),
     rev = tonumber(f[6]),
@@ -66,17 +75,60 @@ local function open(with_deleted)
     quota = tonumber(f[9]),
     budget = tonumber(f[10]),
     votes = tonumber(f[11]),
+    kept_tip = f[12],
   }
 end
 
 local function save(s)
   redis.call('HSET', KEYS[META], 'now', s.now, 'pos', s.pos, 'rev', s.rev, 'nonce', s.nonce,
-    'votes', s.votes)
+    'votes', s.votes, 'tip', s.kept_tip or '')
 end
 
-local function append(s, entry)
+-- The nonce of an entry; empty if it has none, nil if there is no such entry.
+local function nonce_at(position)
+  local id = string.format('%.0f-0', position)
+  local at = redis.call('XRANGE', KEYS[LOG], id, id)
+  return at[1] and (cmsgpack.unpack(at[1][2][2]).n or '')
+end
+
+-- The nonce of the newest entry; empty if it has none.
+local function tip(s)
+  local prefix = string.format('%.0f:', s.pos)
+  if s.kept_tip and string.sub(s.kept_tip, 1, #prefix) == prefix then
+    return string.sub(s.kept_tip, #prefix + 1)
+  end
+  return nonce_at(s.pos) or ''
+end
+
+-- Whether the log begins with what a view was built from. It is linear, and a failover only cuts
+-- off its end: an entry with the same nonce has the same entries before it.
+local function begins_with(s, position, nonce)
+  if position == 0 or position > s.pos then
+    return position == 0
+  end
+  return nonce == (position == s.pos and tip(s) or nonce_at(position))
+end
+
+-- Whether the log is another one than that of a view: vp its position, vt the nonce there, vr its
+-- revision, vn the nonce there, vc its config version. The entries of a release without tips have
+-- no nonce, except for labels.
+local function is_rewound(s, view)
+  if view.vp > s.pos or view.vr > s.rev or view.vc > s.cv then
+    return true
+  end
+  local labels = s.nonce
+  if view.vr < s.rev then
+    labels = view.vr == 0 and '' or nonce_at(view.vr)
+  end
+  return labels ~= view.vn or not begins_with(s, view.vp, view.vt)
+end
+
+-- An expiry goes before another entry of the same run, so `nonce` says which of the two it is.
+local function append(s, entry, nonce)
   s.pos = s.pos + 1
   entry.m = s.now
+  entry.n = nonce or ARGV[3]
+  s.kept_tip = string.format('%.0f:', s.pos) .. (entry.n or '')
   redis.call('XADD', KEYS[LOG], string.format('%.0f-0', s.pos), 'e', cmsgpack.pack(entry))
 end
 
@@ -177,7 +229,7 @@ local function settle(s)
     for i, lease in ipairs(due) do
       rows[i] = string.sub(lease, 1, string.find(lease, ':', 1, true) - 1)
     end
-    append(s, {t = 'X', l = due})
+    append(s, {t = 'X', l = due}, (ARGV[3] or '') .. 'x')
     in_batches('ZREM', KEYS[LEASES], due)
     drop_held(rows)
     save(s)
@@ -218,9 +270,11 @@ local function tail(position, count)
 end
 
 -- The session as replies.py reads it.
-local function record()
-  return redis.call('HMGET', KEYS[META], 'id', 'uid', 'secret', 'quota', 'budget', 'config', 'cv',
-    'rev', 'nonce', 'pos', 'created')
+local function record(s)
+  local fields = redis.call('HMGET', KEYS[META], 'id', 'uid', 'secret', 'quota', 'budget', 'config',
+    'cv', 'rev', 'nonce', 'pos', 'created', 'votes')
+  fields[#fields + 1] = tip(s)
+  return fields
 end
 
 -- head_key() of store.py for the newest revision and configuration.

@@ -1,0 +1,95 @@
+"""`coresift export`, `import`, `undelete`, `erase-annotator`: sessions as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coresift.client.commands.facts import session_facts
+from coresift.client.commands.shared import (
+    DEFAULT_SERVER,
+    Failure,
+    JsonOption,
+    ServerOption,
+    connected,
+    print_facts,
+    print_json,
+    wrong,
+)
+
+LONG_S = 600.0
+"""For what takes as long as the session has labels."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("export")(export)
+    app.command("import")(import_)
+    app.command("undelete")(undelete)
+    app.command("erase-annotator")(erase_annotator)
+
+
+def export(
+    session_id: str,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.", dir_okay=False)],
+    server: ServerOption = DEFAULT_SERVER,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a session to a file: a backup, or for another cluster.
+
+    The file is consistent at one moment, also while people label. Keep it as safe as the labels:
+    it holds the annotators' names and the key of the lease tokens.
+    """
+    try:
+        with connected(server) as client:
+            size = client.export_session(session_id, out)
+    except OSError as error:
+        raise Failure(f"cannot write {out}: {error}") from error
+    if as_json:
+        print_json({"session_id": session_id, "file": str(out), "bytes": size})
+    else:
+        typer.echo(f"{session_id} is in {out} ({size:,} bytes)")
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="What `coresift export` wrote.")],
+    session_id: Annotated[
+        str, typer.Option("--session-id", help="Another id than that in the file.")
+    ] = "",
+    server: ServerOption = DEFAULT_SERVER,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a session of an exported file."""
+    if not file.is_file():
+        raise wrong(f"there is no file {file}")
+    with connected(server) as client:
+        session = client.import_session(file, session_id=session_id)
+    print_json(session) if as_json else print_facts(session_facts(session))
+
+
+def undelete(
+    session_id: str, server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = False
+) -> None:
+    """Bring a session back that was deleted less than 24 hours ago."""
+    with connected(server) as client:
+        session = client.undelete_session(session_id)
+    print_json(session) if as_json else print_facts(session_facts(session))
+
+
+def erase_annotator(
+    session_id: str,
+    annotator: Annotated[str, typer.Argument(help="As the list of labels shows it.")],
+    server: ServerOption = DEFAULT_SERVER,
+    as_json: JsonOption = False,
+) -> None:
+    """Take an annotator's name out of a session for good; the labels stay."""
+    with connected(server) as client:
+        erased = client.with_timeout(LONG_S).erase_annotator(session_id, annotator)
+    if as_json:
+        print_json(erased)
+    elif erased.entries:
+        typer.echo(f"{erased.entries} log entries say {erased.replacement} instead")
+    else:
+        typer.echo(f"{session_id} has nothing of {annotator!r}")

@@ -1,0 +1,197 @@
+"""Sessions as files: export and import."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from coresift.server.caller import bare
+from coresift.server.errors import CoresiftError, Reason
+from coresift.server.session.backup_contents import (
+    Copied,
+    Fits,
+    leases_and_groups,
+    votes_and_skips,
+)
+from coresift.server.session.backup_file import (
+    FrameWriter,
+    damaged,
+)
+from coresift.server.session.backup_upload import (
+    MALFORMED,
+    Upload,
+    malformed,
+    read_log,
+    read_standing,
+)
+from coresift.server.session.config import SessionConfig
+from coresift.server.session.materials import Loader, Materials
+from coresift.server.session.pools import Pools
+from coresift.server.session.sessions import check_visible
+from coresift.server.session.workers import Workers
+from coresift.server.state.entries import Entry, ExpiryEntry, LabelsEntry, unpack_entry
+from coresift.server.state.store import ANSWER_MS, Request, SessionRecord
+from coresift.server.state.transfer import KeptAnswer, Standing, Transfers
+
+PIECE_BYTES = 768 << 10
+"""Of the file in one message."""
+LEASES = 10_000
+"""Leases of a frame."""
+CLOCK_SLACK_MS = 3600 * 1000
+"""By how much clocks may differ where answers of the last 24 h are looked for."""
+
+_UNSURE = (Reason.STATE_UNAVAILABLE, Reason.STATE_NOT_REPLICATED)
+"""Failures of writes that may have happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A file that may be imported."""
+
+    standing: Standing
+    copied: Copied
+    materials: Materials
+
+
+class Backups:
+    """Export and import of whole sessions."""
+
+    def __init__(self, pools: Pools, loader: Loader, store: Transfers, workers: Workers) -> None:
+        self._pools, self._loader = pools, loader
+        self._store, self._workers = store, workers
+
+    async def export(self, session_id: str) -> AsyncIterator[bytes]:
+        """The session's file as it is when the last piece of its log is read, in pieces."""
+        record = await self._store.read(session_id)
+        check_visible(SessionConfig.from_settings(record.settings).pool)
+        buffer = bytearray()
+        async for data in self._frames(record):
+            buffer += data
+            while len(buffer) >= PIECE_BYTES:
+                yield bytes(buffer[:PIECE_BYTES])
+                del buffer[:PIECE_BYTES]
+        yield bytes(buffer)
+
+    async def _frames(self, record: SessionRecord) -> AsyncIterator[bytes]:
+        config = SessionConfig.from_settings(record.settings)
+        header = {
+            "session_id": bare(record.session_id),
+            "made_by": f"coresift {version('coresift')}",
+            "pool": config.pool,
+            "pool_version": config.pool_version,
+        }
+        writer, at, answers, labelled = FrameWriter(), 0, 0, (0, b"")
+        yield writer.start() + writer.frame(b"H", header)
+        while True:
+            piece = await self._store.copy_log(record.uid, at)
+            found = await self._workers.run(lambda: _scan(at, piece.entries))  # noqa: B023
+            if piece.entries:
+                yield writer.frame(b"L", [at, piece.entries])
+            kept = await self._store.copy_answers(record.uid, found.young)
+            if kept:
+                yield writer.frame(b"A", [(own.request_id, own.blob, own.end_ms) for own in kept])
+            at, answers = at + len(piece.entries), answers + len(kept)
+            labelled = found.labelled or labelled
+            if piece.standing is not None:
+                break
+        standing = piece.standing
+        if (int(standing.meta["rev"]), standing.meta["nonce"]) != labelled:
+            raise CoresiftError(
+                Reason.STATE_UNAVAILABLE,
+                "a failover cut the log short while it was read; export again",
+                retry_after_s=1.0,
+            )
+        leases = [(lease.row, lease.annotator, lease.deadline_ms) for lease in standing.leases]
+        for start in range(0, len(leases), LEASES):
+            yield writer.frame(b"S", leases[start : start + LEASES])
+        end = {
+            "meta": dict(standing.meta),
+            "entries": at,
+            "answers": answers,
+            "leases": len(leases),
+        }
+        yield writer.frame(b"E", end) + writer.close()
+
+    async def import_(self, session_id: str, upload: Upload, request: Request) -> SessionRecord:
+        """Make a session of a checked upload. All or nothing.
+
+        Raises:
+            CoresiftError: INVALID_BACKUP, SESSION_EXISTS, REQUEST_ID_REUSED, POOL_NOT_FOUND,
+                POOL_VERSION_NOT_LOADED, ARTIFACT_MISSING.
+        """
+        before = await self._store.imported(session_id, request)
+        if before is not None:
+            return before
+        checked = await self._checked(upload)
+        uid = await self._store.stage(session_id)
+        try:
+            await self._stage(uid, upload, checked)
+            return await self._store.name_staged(session_id, uid, checked.standing, request)
+        except BaseException as error:
+            await self._discard(session_id, uid, checked.standing, error)
+            if isinstance(error, CoresiftError) and error.reason is Reason.FORMAT_TOO_NEW:
+                raise damaged(f"is of a newer release: {error.message}") from error
+            raise
+
+    async def _discard(
+        self, session_id: str, uid: str, standing: Standing, error: BaseException
+    ) -> None:
+        """Remove what was staged, unless it may have got its name all the same."""
+        if isinstance(error, CoresiftError) and error.reason not in _UNSURE:
+            await self._store.discard(uid, session_id, standing)
+
+    async def _stage(self, uid: str, upload: Upload, checked: Checked) -> None:
+        for kind, value in upload.frames():
+            if kind == b"L":
+                await self._store.stage_log(uid, value[0], value[1])
+            elif kind == b"A":
+                await self._store.stage_answers(uid, [KeptAnswer(*own) for own in value])
+        view = checked.copied.view
+        await self._store.stage_rows(uid, votes_and_skips(view))
+        leases = checked.standing.leases
+        await self._store.stage_rows(uid, leases_and_groups(view, leases, checked.materials))
+
+    async def _checked(self, upload: Upload) -> Checked:
+        """The file's contents, once everything that can be wrong was looked at."""
+        try:
+            standing = await self._workers.run(lambda: read_standing(upload))
+            config = SessionConfig.from_settings(standing.settings)
+        except MALFORMED as error:
+            raise malformed(error) from error
+        self._pools.find(config.pool, field="data")
+        pool = self._pools.of_session(config.pool, config.pool_version)
+        try:
+            copied = await self._workers.run(lambda: read_log(upload, standing, Fits(config, pool)))
+        except MALFORMED as error:
+            raise malformed(error) from error
+        materials = await self._workers.run(lambda: self._loader.load(config))
+        return Checked(standing, copied, materials)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What an export looks for in a piece of the log."""
+
+    young: list[str]
+    """Requests whose answers may still be kept."""
+    labelled: tuple[int, bytes] | None
+    """Position and nonce of the last entry with labels."""
+
+
+def _scan(after: int, blobs: Sequence[bytes]) -> _Found:
+    entries = [unpack_entry(offset, blob) for offset, blob in enumerate(blobs, after + 1)]
+    labels = [entry for entry in entries if isinstance(entry, LabelsEntry)]
+    newest = (labels[-1].offset, labels[-1].nonce) if labels else None
+    return _Found(young_requests(entries), newest)
+
+
+def young_requests(entries: Sequence[Entry]) -> list[str]:
+    """The requests of entries of the last 24 h."""
+    since = time.time() * 1000 - ANSWER_MS - CLOCK_SLACK_MS
+    return [
+        entry.request_id
+        for entry in entries
+        if not isinstance(entry, ExpiryEntry) and entry.time_ms > since
+    ]

@@ -1,0 +1,250 @@
+"""Sessions are copied: read as they stand, staged under another uid, named."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
+
+from coresift.server.errors import CoresiftError, Reason
+from coresift.server.state import keys, scripts
+from coresift.server.state.keys import SessionKeys
+from coresift.server.state.names import Name
+from coresift.server.state.removal_operations import RemovalOperations
+from coresift.server.state.replies import checked, pack, record_of, refusal, unpack
+from coresift.server.state.scripts import Script
+from coresift.server.state.session_operations import name_taken
+from coresift.server.state.staging import staged_rows
+from coresift.server.state.store import ANSWER_MS, LiveLease, Request, SessionRecord
+from coresift.server.state.transfer import (
+    FREEZE_MS,
+    OWN_FIELDS,
+    KeptAnswer,
+    LogPiece,
+    Rows,
+    Standing,
+)
+
+T = TypeVar("T")
+
+ANSWERS_PIECE = 200
+GRACE_MS = 3600 * 1000
+"""Until a replaced session is removed by the purge, should its replacement break off."""
+REPEATABLE = (b"claim", b"labels", b"release")
+"""Operations whose answers hold nothing of where the session lives."""
+
+
+class TransferOperations(RemovalOperations):
+    """The part of the store that copies sessions."""
+
+    async def copy_log(self, uid: str, after: int, freezer: str = "") -> LogPiece:
+        """See `Transfers.copy_log`."""
+        arguments = {"p": after, "k": freezer, "z": FREEZE_MS}
+        kind, blobs, *rest = checked(await self._of(scripts.COPY, uid, arguments))
+        entries = tuple(blobs)
+        if kind == b"piece":
+            return LogPiece(entries, None)
+        fields, leases = rest
+        pairs = zip(fields[::2], fields[1::2], strict=True)
+        meta = {name.decode(): value for name, value in pairs if name.decode() not in OWN_FIELDS}
+        return LogPiece(entries, Standing(meta, tuple(_leases(leases))))
+
+    async def copy_answers(
+        self, uid: str, request_ids: Sequence[str], freezer: str = ""
+    ) -> list[KeptAnswer]:
+        """See `Transfers.copy_answers`."""
+        kept: list[KeptAnswer] = []
+        for piece in _pieces(request_ids, ANSWERS_PIECE):
+            more = SessionKeys(uid).answers(piece)
+            _, found = checked(await self._of(scripts.ANSWERS, uid, {"k": freezer}, more))
+            for request_id, blob, end in zip(piece, found[::2], found[1::2], strict=True):
+                if blob is not None and unpack(blob)[b"o"] in REPEATABLE:
+                    kept.append(KeptAnswer(request_id, blob, int(end)))
+        return kept
+
+    async def imported(self, session_id: str, request: Request) -> SessionRecord | None:
+        """See `Transfers.imported`."""
+        return await self._link.call("imported", lambda: self._imported(session_id, request))
+
+    async def _imported(self, session_id: str, request: Request) -> SessionRecord | None:
+        client = self._link.client
+        note = await client.get(keys.creation_key(request.request_id))
+        if note is not None and unpack(note)[0] != request.digest:
+            raise refusal(Reason.REQUEST_ID_REUSED)
+        standing = await client.get(keys.name_key(session_id))
+        if standing is None:
+            return None
+        if Name.unpacked(standing).request == request:
+            return await self._read(session_id)
+        raise name_taken(session_id)
+
+    async def stage(self, session_id: str) -> str:
+        """See `Transfers.stage`."""
+        uid = secrets.token_hex(12)
+        await self._link.commit("stage", lambda: self._list_for_purge(uid, session_id, ANSWER_MS))
+        return uid
+
+    async def stage_log(self, uid: str, after: int, entries: Sequence[bytes]) -> None:
+        """See `Transfers.stage_log`."""
+        arguments = {"p": after, "e": list(entries)}
+        reply = await self._of(scripts.RESTORE_LOG, uid, arguments)
+        if reply[0] == b"gap":
+            raise _lost(f"its log ends at {int(reply[1])}, not {after}")
+
+    async def stage_rows(self, uid: str, rows: Rows) -> None:
+        """See `Transfers.stage_rows`."""
+        for annotator, arguments in staged_rows(rows):
+            await self._of(scripts.RESTORE_ROWS, uid, arguments, annotator=annotator)
+
+    async def stage_answers(self, uid: str, answers: Sequence[KeptAnswer]) -> None:
+        """See `Transfers.stage_answers`."""
+        for piece in _pieces(answers, ANSWERS_PIECE):
+            values = [part for answer in piece for part in (answer.blob, answer.end_ms)]
+            more = SessionKeys(uid).answers([answer.request_id for answer in piece])
+            await self._of(scripts.RESTORE_ANSWERS, uid, values, more)
+
+    async def discard(self, uid: str, session_id: str, standing: Standing | None = None) -> None:
+        """See `Transfers.discard`. Staged answers end by themselves."""
+        annotators = {lease.annotator for lease in standing.leases} if standing else ()
+        await self.remove_replaced(session_id, uid, (), sorted(annotators))
+
+    async def name_staged(
+        self, session_id: str, uid: str, standing: Standing, request: Request
+    ) -> SessionRecord:
+        """See `Transfers.name_staged`."""
+        record = await self._end(session_id, uid, standing)
+        await self._link.commit(
+            "name_staged", lambda: self._name(session_id, uid, standing, request)
+        )
+        return record
+
+    async def _name(self, session_id: str, uid: str, standing: Standing, request: Request) -> None:
+        client = self._link.client
+        note = pack([request.digest, session_id])
+        key = keys.creation_key(request.request_id)
+        is_first = await client.set(key, note, nx=True, px=ANSWER_MS)
+        if not is_first and await client.get(key) not in (note, None):
+            raise refusal(Reason.REQUEST_ID_REUSED)
+        name = Name(session_id, uid, standing.meta["secret"], standing.settings, request)
+        try:
+            if (await self._take(name)).uid != uid:  # the same request, under way twice
+                raise name_taken(session_id)
+        except CoresiftError:
+            if is_first:  # a refused request leaves nothing behind
+                await self._link.run(scripts.EQUALS_DELETE, [key], [note])
+            raise
+        await self._link.written_plain("ZADD", keys.listing_of(session_id), 0, session_id)
+        await client.zrem(keys.DELETED, f"{uid} {session_id}")
+        self._uids[session_id] = uid
+
+    async def replace_with_staged(
+        self, session_id: str, old_uid: str, uid: str, standing: Standing, freezer: str
+    ) -> None:
+        """See `Transfers.replace_with_staged`."""
+        await self._end(session_id, uid, standing)
+        await self._link.commit(
+            "replace", lambda: self._replace(session_id, old_uid, uid, standing.offset, freezer)
+        )
+
+    async def _replace(
+        self, session_id: str, old_uid: str, uid: str, offset: int, freezer: str
+    ) -> None:
+        client, key = self._link.client, keys.name_key(session_id)
+        blob = await client.get(key)
+        if blob is None or (name := Name.unpacked(blob)).uid not in (old_uid, uid):
+            raise refusal(Reason.SESSION_NOT_FOUND)
+        if name.uid == old_uid:
+            packed = replace(name, uid=uid).packed()
+            # Listed for removal first: a crash then leaves nothing that is never removed.
+            await self._list_for_purge(old_uid, session_id, GRACE_MS)
+            await self._close(old_uid, offset, freezer, packed)
+            await self._link.written(scripts.EQUALS_PUT, [key], [blob, packed])
+        self._uids[session_id] = uid
+        await client.zrem(keys.DELETED, f"{uid} {session_id}")
+
+    async def thaw(self, uid: str, standing: Standing, freezer: str) -> None:
+        """See `Transfers.thaw`."""
+        await self._link.commit(
+            "thaw", lambda: self._close(uid, standing.offset, freezer, b"", strict=False)
+        )
+
+    async def _close(
+        self, uid: str, offset: int, freezer: str, name: bytes, *, strict: bool = True
+    ) -> None:
+        blob = pack({"k": freezer, "p": offset, "b": name})
+        reply = await self._link.written(scripts.MOVED, SessionKeys(uid).of_script(), [uid, blob])
+        if strict and checked(reply)[0] == b"thawed":
+            raise _lost("it took too long")
+
+    async def remove_replaced(
+        self, session_id: str, uid: str, request_ids: Sequence[str], annotators: Sequence[str]
+    ) -> None:
+        """See `Transfers.remove_replaced`."""
+
+        client, session = self._link.client, SessionKeys(uid)
+        names = [*session.answers(request_ids), *session.hands(annotators)]
+        for piece in _pieces(names, ANSWERS_PIECE):
+            await self._link.commit("remove_answers", partial(client.unlink, *piece))
+
+        async def remove() -> None:
+            await self._unlink(uid)
+            await client.zrem(keys.DELETED, f"{uid} {session_id}")
+
+        await self._link.commit("remove_replaced", remove)
+
+    async def _end(self, session_id: str, uid: str, standing: Standing) -> SessionRecord:
+        fields = [part for field in standing.meta.items() for part in field]
+        arguments = {"i": session_id, "p": standing.offset, "m": fields}
+        blob = pack(arguments)
+        reply = await self._link.commit(
+            "restore_end",
+            lambda: self._link.written(
+                scripts.RESTORE_END, SessionKeys(uid).of_script(), [uid, blob]
+            ),
+        )
+        if reply[0] == b"gap":
+            raise _lost(f"its log ends at {int(reply[1])}, not {standing.offset}")
+        return record_of(checked(reply)[1])
+
+    async def _list_for_purge(self, uid: str, session_id: str, after_ms: int) -> None:
+        seconds, _ = await self._link.client.time()
+        await self._link.client.zadd(
+            keys.DELETED, {f"{uid} {session_id}": seconds * 1000 + after_ms}
+        )
+
+    async def _of(
+        self,
+        script: Script,
+        uid: str,
+        arguments: object,
+        more: Sequence[str] = (),
+        *,
+        annotator: str = "",
+    ) -> Any:
+        """Run a script that may be run twice."""
+        names = [*SessionKeys(uid).of_script(annotator=annotator), *more]
+        blob = pack(arguments)
+        return await self._link.commit(
+            "transfer", lambda: self._link.run(script, names, [uid, blob])
+        )
+
+
+def _leases(members: Sequence[bytes]) -> Iterator[LiveLease]:
+    for member, deadline in zip(members[::2], members[1::2], strict=True):
+        row, annotator = member.decode().split(":", 1)
+        yield LiveLease(int(row), annotator, int(deadline))
+
+
+def _pieces(values: Iterable[T], most: int) -> Iterator[list[T]]:
+    rest = iter(values)
+    while piece := list(islice(rest, most)):
+        yield piece
+
+
+def _lost(why: str) -> CoresiftError:
+    return CoresiftError(
+        Reason.STATE_UNAVAILABLE, f"the copy of the session is lost: {why}", retry_after_s=0.1
+    )

@@ -1,0 +1,94 @@
+"""Sizes, deadlines, permits and the age of connections, over the wire."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import grpc
+import pytest
+from tests.fixtures.servers import Pools, ServerProcess, refusal_of
+
+from coresift.client import Client
+from coresift.v1 import selection_pb2 as pb
+from coresift.v1 import selection_pb2_grpc
+
+MIB = 1 << 20
+PREFIX = "/coresift.v1.SelectionService/"
+
+
+def test_a_request_that_is_far_too_long_is_not_read(channel: grpc.Channel) -> None:
+    labels = [pb.Label(item_id="x" * MIB) for _ in range(5)]
+    request = pb.AddLabelsRequest(session_id="s", request_id="r", annotator="a", labels=labels)
+    body = request.SerializeToString()
+    found = refusal_of(lambda: channel.unary_unary(PREFIX + "AddLabels")(body, timeout=20))
+    assert (found.code, found.reason) == ("RESOURCE_EXHAUSTED", "TOO_LARGE")
+    assert found.metadata["max_bytes"] == str(4 * MIB)
+    assert f"at most {4 * MIB} bytes, got {len(body)}" in found.message
+    assert found.retry_after_s is None
+
+
+@pytest.mark.parametrize("method", ["GetSession", "NextBatch", "Predict", "ScoreCoreset"])
+def test_bytes_that_are_no_request(channel: grpc.Channel, method: str) -> None:
+    found = refusal_of(lambda: channel.unary_stream(PREFIX + method)(b"\xff" * 9, timeout=20))
+    assert (found.code, found.reason) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert method in found.message
+
+
+def test_bytes_that_are_no_chunk(channel: grpc.Channel) -> None:
+    put = channel.stream_unary(PREFIX + "PutSignals")
+    found = refusal_of(lambda: put(iter([b"\xff" * 9]), timeout=20))
+    assert (found.code, found.reason) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+
+
+def test_calls_without_a_deadline_have_the_servers(
+    pools: Pools, redis_url: str, tmp_path: Path
+) -> None:
+    options = ["--pool", pools.things.directory, "--state", redis_url, "--artifacts", tmp_path]
+    with (
+        ServerProcess(*options, "--default-deadline-s", "0.001") as server,
+        grpc.insecure_channel(server.listen) as channel,
+    ):
+        stub = selection_pb2_grpc.SelectionServiceStub(channel)
+        config = pb.SessionConfig(pool="things", task=pb.TASK_BINARY)
+        name = f"session-{uuid4()}"
+        create = pb.CreateSessionRequest(session_id=name, request_id=name, config=config)
+        assert stub.CreateSession(create, timeout=20)  # its own counts
+        progress = pb.GetSessionProgressRequest(session_id=name)
+        with pytest.raises(grpc.RpcError) as caught:
+            [stub.GetSessionProgress(progress) for _ in range(200)]  # a call may take less
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "0.001 s" in caught.value.details()
+        assert stub.GetSession(pb.GetSessionRequest(session_id=name), timeout=20)
+
+
+def test_connections_that_end_lose_no_call(pools: Pools, redis_url: str, tmp_path: Path) -> None:
+    options = ["--pool", pools.things.directory, "--state", redis_url, "--artifacts", tmp_path]
+    with ServerProcess(*options, "--max-connection-age-s", "0.4") as server:
+        with Client(server.listen, max_attempts=1) as client:
+            session = client.create_session("things").session_id
+        ends = time.monotonic() + 2.5
+
+        def call(_: int) -> int:
+            done = 0
+            with Client(server.listen, max_attempts=1) as client:
+                while time.monotonic() < ends:
+                    assert client.get_session(session)
+                    done += 1
+            return done
+
+        with ThreadPoolExecutor(8) as threads:
+            assert min(threads.map(call, range(8))) > 1
+
+
+def test_what_is_under_way_is_shown(service: ServerProcess, client: Client) -> None:
+    client.get_pool("things")
+    samples = service.samples()
+    for name in ("state", "selecting", "reading", "uploading", "attached"):
+        for what in ("working", "queued", "open"):
+            assert f'coresift_calls_{what}{{call_class="{name}"}}' in samples
+    assert samples["coresift_asyncio_tasks"] > 0
+    assert samples["coresift_admitted_ratio"] == 1.0
+    assert samples["coresift_workers_queued"] == 0

@@ -1,0 +1,161 @@
+"""Many replicas' worth of cold sessions at once, and the memory that sessions may take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from tests.fixtures.pools import make_pool
+from tests.fixtures.replicas import Replica, now, rows_of
+
+from coresift.server.pool.pool import Pool
+from coresift.server.session import live as live_module
+from coresift.server.session.labels import pack_class
+from coresift.server.session.sessions import REBUILDS_AT_ONCE, LiveSessions
+from coresift.server.state.store import LogRead, Rewound, ViewKey
+
+NO, YES = pack_class(0), pack_class(1)
+ITEMS = 200
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    X = np.random.default_rng(4).standard_normal((ITEMS, 8)).astype(np.float32)
+    return make_pool(tmp_path_factory.mktemp("pool"), X)
+
+
+@pytest_asyncio.fixture
+async def pair(redis_url: str, pool: Pool) -> AsyncIterator[tuple[Replica, Replica]]:
+    one, two = await Replica.start(redis_url, [pool]), await Replica.start(redis_url, [pool])
+    yield one, two
+    await one.stop()
+    await two.stop()
+
+
+Pair = tuple[Replica, Replica]
+
+
+async def long_session(replica: Replica, pool: Pool) -> str:
+    session = await replica.create(pool)
+    for row in range(30):
+        await replica.label(session, {row: (YES, NO)[row % 2]})
+    return session
+
+
+class Held:
+    """Holds back what a replica reads of some sessions' logs beyond the first piece."""
+
+    def __init__(self, replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.uids: set[str] = set()
+        self.reading: set[str] = set()
+        self.most = 0
+        self.go = asyncio.Event()
+        self._read = replica.store.catch_up
+        monkeypatch.setattr(replica.store, "catch_up", self)
+
+    async def __call__(self, uid: str, view: ViewKey, count: int) -> LogRead | Rewound:
+        if uid in self.uids and view.offset:
+            self.reading.add(uid)
+            self.most = max(self.most, len(self.reading))
+            await self.go.wait()
+            self.reading.discard(uid)
+        return await self._read(uid, view, count)
+
+
+async def test_few_long_logs_are_read_at_once_and_others_go_on(
+    pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "FAR_ENTRIES", 10)
+    monkeypatch.setattr(live_module, "LOG_PAGE", 8)
+    one, two = pair
+    sessions = [await long_session(two, pool) for _ in range(6)]
+    small = await two.create(pool)
+    await two.label(small, {0: YES, 1: NO})
+    held = Held(one, monkeypatch)
+    held.uids = {(await one.live(session)).uid for session in sessions}
+    calls = [asyncio.create_task(one.next_batch(session, size=3)) for session in sessions]
+    again = asyncio.create_task(one.progress(sessions[0]))
+    while len(held.reading) < REBUILDS_AT_ONCE:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert len(rows_of(await one.next_batch(small, size=3))) == 3  # while the others wait
+    assert len(held.reading) == REBUILDS_AT_ONCE
+    waiting = calls.pop()  # of a session that has its turn later
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    held.go.set()
+    batches = await asyncio.gather(*calls)
+    assert all(len(rows_of(batch)) == 3 for batch in batches)
+    assert (await again).votes == 30
+    assert held.most == REBUILDS_AT_ONCE
+    assert len(rows_of(await one.next_batch(sessions[-1], size=3))) == 3
+
+
+async def test_a_rebuild_survives_its_callers(
+    pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "FAR_ENTRIES", 10)
+    monkeypatch.setattr(live_module, "LOG_PAGE", 8)
+    one, two = pair
+    session = await long_session(two, pool)
+    live = await one.live(session)
+    held = Held(one, monkeypatch)
+    held.uids = {live.uid}
+    call = asyncio.create_task(live.sync(now()))
+    while not held.reading:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    next_call = asyncio.create_task(live.sync(now()))
+    held.go.set()
+    await next_call
+    assert live.view.vote_count == 30
+    assert held.most == 1
+
+
+async def test_a_view_far_behind_goes_on_where_it_was(
+    pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claims meanwhile find the old view; the new one has all that the old one learnt."""
+    monkeypatch.setattr(live_module, "FAR_ENTRIES", 10)
+    monkeypatch.setattr(live_module, "LOG_PAGE", 8)
+    one, two = pair
+    session = await two.create(pool)
+    await two.label(session, {100: YES, 101: NO})
+    live = await one.live(session)
+    await one.next_batch(session)
+    before = live.view
+    for row in range(30):
+        await two.label(session, {row: (YES, NO)[row % 2]}, "bob")
+    await asyncio.gather(*(one.next_batch(session, f"a{turn}", 2) for turn in range(8)))
+    await live.sync(now())
+    assert live.view.vote_count == 32
+    assert live.view.lineage is before.lineage
+    fresh = await two.live(session)
+    await fresh.sync(now())
+    assert live.view.leases == fresh.view.leases
+
+
+async def test_memory_is_bounded_and_sessions_in_use_are_not_broken(pair: Pair, pool: Pool) -> None:
+    one, two = pair
+    ids = [await long_session(two, pool) for _ in range(5)]
+    alone = await two.live(ids[0])
+    await alone.ranked(now())
+    limit = 3 * alone.nbytes
+    assert alone.view.nbytes > 30 * 100
+    own = (one.pools, one.loader, one.store, one.workers, one.metrics, one.files)
+    sessions = one.sessions = LiveSessions(*own, kept_bytes=limit)
+    first = await sessions.open(ids[0])
+    ranking = asyncio.create_task(first.ranked(now()))
+    for session_id in ids[1:]:
+        live = await sessions.open(session_id)
+        await live.ranked(now())
+    assert (await ranking).snapshot.vote_count() == 30  # dropped, and served to the end
+    await first.sync(now())
+    assert await sessions.open(ids[0]) is not first
+    assert await sessions.open(ids[-1]) is live  # used last
+    assert len(rows_of(await one.next_batch(ids[0], size=3))) == 3
