@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,15 @@ FAULT_OF = {"unknown is acknowledged": "redis-kill"}
 """Defects that show only when something fails."""
 
 
-def run_and_report(folder: Path, fault: str, **options: int) -> Run:
-    """A run, told on stdout, and as JSON where CORESIFT_HISTORY_OUT names a folder."""
-    run = make_run(folder, fault, **options)  # type: ignore[arg-type]
+def run_and_report(folder: Path, fault: str, *, seed: int, calls: int) -> Run:
+    """A run, told on stdout, and as JSON where CORESIFT_HISTORY_OUT names a folder.
+
+    What it wrote is kept only if a law was broken.
+    """
+    run = make_run(folder, fault, seed=seed, calls=calls)
     print(as_text(run))
+    if not run.verdict.violations:
+        shutil.rmtree(folder)
     if out := os.environ.get("CORESIFT_HISTORY_OUT"):
         Path(out).mkdir(parents=True, exist_ok=True)
         (Path(out) / f"history-{fault}.json").write_text(json.dumps(as_json(run), indent=1))
@@ -51,9 +57,9 @@ def run_and_report(folder: Path, fault: str, **options: int) -> Run:
 
 @pytest.mark.timeout(60)
 def test_a_short_history_under_every_fault(tmp_path: Path) -> None:
-    run = run_and_report(tmp_path, "everything", seed=1, calls=600)
+    run = run_and_report(tmp_path, "everything", seed=1, calls=700)
     assert run.verdict.violations == []
-    assert len(run.history.injected) >= 3
+    assert run.history.injected
 
 
 @pytest.mark.fault

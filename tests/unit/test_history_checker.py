@@ -184,6 +184,15 @@ def test_a_grant_after_the_lease_was_ended_is_none() -> None:
     assert story.violations() == []
 
 
+def test_answers_say_nothing_of_items_that_a_second_look_raised() -> None:
+    story = Story()
+    story.label("ann", {1: YES}, leased=False)
+    story.grant("bob", 1, review=True)
+    story.label("ann", {1: ""}, leased=False)
+    story.grant("cyd", 1)
+    assert story.violations() == []
+
+
 def test_a_grant_of_an_item_with_its_votes_is_found() -> None:
     story = Story()
     story.label("ann", {1: YES}, leased=False)

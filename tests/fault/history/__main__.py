@@ -15,8 +15,6 @@ from tests.fault.history.record import History
 from tests.fault.history.report import as_json, as_text
 from tests.fault.history.run import Run, make_run
 
-from coresift.server.pool.parallel import limit_blas
-
 
 def main() -> int:
     """Run, print, and say by the exit code whether a law was broken."""
@@ -30,7 +28,6 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the counts there")
     parser.add_argument("--check", type=Path, help="judge a kept history.msgpack, without replay")
     options = parser.parse_args()
-    limit_blas()
     if options.check:
         history = History.load(options.check)
         failed_over = KINDS[history.fault].with_sentinels

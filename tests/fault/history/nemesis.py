@@ -52,8 +52,8 @@ KINDS: dict[str, Kind] = {
     "none": Kind(),
     "server-kill": _one(server_killed),
     "server-stop": _one(server_stopped),
-    "redis-kill": _one(redis_killed),
-    "redis-stop": _one(redis_stopped),
+    "redis-kill": _one(redis_killed, calm_s=(0.8, 2.0)),
+    "redis-stop": _one(redis_stopped, calm_s=(0.8, 2.0)),
     "connections": Kind(
         {f.__name__: f for f in (connections_killed, scripts_flushed)},
         calm_s=(0.1, 0.5),

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgpack
 import redis
+import scipy.linalg  # noqa: F401 - its BLAS must be there to be limited
 from tests.fault.history.record import History, Remains
 
 from coresift.server.artifacts import Artifacts
@@ -86,7 +87,7 @@ def replay_all(history: History, pool_directory: Path, artifacts: Path) -> Mappi
     if sum(len(entries) for _, entries in logs) < FEW_ENTRIES:
         return _replayed(logs, pool_directory, artifacts)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(PROCESSES, context, initializer=limit_blas) as processes:
+    with ProcessPoolExecutor(PROCESSES, context) as processes:
         shares = [
             processes.submit(_replayed, logs[n::PROCESSES], pool_directory, artifacts)
             for n in range(PROCESSES)
@@ -97,6 +98,7 @@ def replay_all(history: History, pool_directory: Path, artifacts: Path) -> Mappi
 def _replayed(
     logs: Sequence[tuple[str, Sequence[bytes]]], pool_directory: Path, artifacts: Path
 ) -> dict[str, Report]:
+    limit_blas()  # as in the server: on a busy machine BLAS threads wait for each other
     pool = Pool.open(pool_directory, device="cpu")
     loader = Loader(Pools([pool]), Artifacts(str(artifacts)))
     return {

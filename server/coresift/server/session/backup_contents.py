@@ -142,7 +142,7 @@ def leases_and_groups(view: View, leases: Sequence[LiveLease], materials: Materi
         pairs = zip(materials.kept_groups(rows), rows, strict=True)
         leased = {group: row for group, row in pairs if group != NO_GROUP}
         if rule.one_label:
-            voted = list(view.votes)
+            voted = view.voted().tolist()
             for row, group in zip(voted, materials.kept_groups(voted), strict=True):
                 if group != NO_GROUP:
                     labelled.setdefault(group, []).append(row)

@@ -132,6 +132,4 @@ def _check_visible(spec: JobSpec) -> None:
 
 
 def _not_found(job_id: str) -> CoresiftError:
-    return CoresiftError(
-        Reason.JOB_NOT_FOUND, f"no core-set job {bare(job_id)!r}", field="job_id"
-    )
+    return CoresiftError(Reason.JOB_NOT_FOUND, f"no core-set job {bare(job_id)!r}", field="job_id")

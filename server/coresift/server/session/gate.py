@@ -307,7 +307,7 @@ class Gate:
             return
         self._adjusted_at = now
         if times.usual > CROWDED * times.alone:
-            self._places = max(1, self._places - 1)
+            self._places = max(1, self._places * 3 // 4)
         elif times.usual < ROOMY * times.alone:
             self._places = min(self.limits.places, self._places + 1)
 

@@ -110,7 +110,7 @@ class LiveSession:
         return current
 
     async def apply(self, view: View, reply: Granted | Behind, seen_at: float) -> None:
-        """Apply the entries that the store returned for ``view`` to a claim begun at ``seen_at``."""
+        """Apply the entries that the store returned to a claim of ``view`` begun at ``seen_at``."""
         if not await self._apply_in_pieces(view, reply.entries):
             return  # the view was dropped meanwhile
         if reply.is_whole:

@@ -127,7 +127,7 @@ def _recent(ranking: Ranking, view: View, annotator: str) -> list[int]:
     recent = [row for row in view.leases if not view.free_for(row, annotator)]
     recent += [row for row, name in view.skips if name == annotator]
     recent += view.hidden
-    for row, offset in reversed(view.ever.items()):
+    for row, offset in zip(reversed(view.ever_rows), reversed(view.ever_offsets), strict=True):
         if offset <= ranking.snapshot.revision:
             break
         recent.append(row)

@@ -34,7 +34,7 @@ class TakenGroups:
             return cls(np.empty(0, np.int32), np.empty(0, np.int32))
         holders = np.full(materials.group_count, FREE, np.int32)
         if rule.one_label and not is_review:
-            rows = np.fromiter(view.votes, np.int32, len(view.votes))
+            rows = view.voted()
             rows = rows[groups[rows] != NO_GROUP]
             # The first to be labelled counts: of equal places NumPy keeps the last assignment.
             holders[groups[rows[::-1]]] = rows[::-1]

@@ -6,8 +6,11 @@ from array import array
 from collections import deque
 from collections.abc import Iterable
 
-from coresift.server.arrays import Bools
+import numpy as np
+
+from coresift.server.arrays import Bools, Rows
 from coresift.server.session.config import SessionConfig
+from coresift.server.session.pages import Pages
 from coresift.server.state.entries import (
     ConfigEntry,
     Entry,
@@ -32,8 +35,9 @@ class View:
             that is read anew, after a failover, has another.
         votes: row -> {annotator: packed label}; the inner dictionaries are never changed in
             place, so that a shallow copy is a snapshot, and rows share equal ones.
-        ever: row -> offset of its first label, in that order; of rows that ever had one.
-        ever_rows, ever_offsets: the same as int32 and int64, which are fast to copy.
+        ever_rows, ever_offsets: rows that ever had a label, and the offset of the first one, in
+            that order; int32 and int64.
+        retracted: those of them that have none now.
         leases: row -> annotators who hold it.
         skips: (row, annotator) pairs that are never offered again.
         hidden: row -> offset of the entry that says that nobody can label it.
@@ -54,14 +58,14 @@ class View:
         self.nonce = b""
         self.tip = b""
         self.lineage = object()
-        self.votes: dict[int, dict[str, bytes]] = {}
-        self.ever: dict[int, int] = {}
+        self.votes: Pages[dict[str, bytes]] = Pages()
         self.ever_rows, self.ever_offsets = array("i"), array("q")
+        self.retracted: set[int] = set()
         self.leases: dict[int, frozenset[str]] = {}
         self.skips: set[tuple[int, str]] = set()
-        self.hidden: dict[int, int] = {}
+        self.hidden: Pages[int] = Pages()
         self.under_voted: set[int] = set()
-        self.extra: dict[int, int] = {}
+        self.extra: Pages[int] = Pages()
         self.vote_count = 0
         self.label_count = 0
         self.recent: deque[tuple[int, int]] = deque()
@@ -82,12 +86,13 @@ class View:
     def nbytes(self) -> int:
         """Memory, roughly (measured with CPython 3.11)."""
         several = self.vote_count - len(self.votes)
-        tables = len(self.votes) + len(self.ever) + len(self.hidden) + len(self.extra)
+        tables = len(self.votes) + len(self.hidden) + len(self.extra)
         return (
             85 * tables
+            + 12 * len(self.ever_rows)
             + 200 * (several + len(self._alone) + len(self.skips))
             + 340 * len(self.leases)
-            + 60 * len(self.under_voted)
+            + 60 * (len(self.under_voted) + len(self.retracted))
         )
 
     def copy(self) -> View:
@@ -96,10 +101,11 @@ class View:
         other.configs = dict(self.configs)
         other.offset, other.revision = self.offset, self.revision
         other.nonce, other.tip, other.lineage = self.nonce, self.tip, self.lineage
-        other.votes, other.ever, other.leases = dict(self.votes), dict(self.ever), dict(self.leases)
+        other.votes, other.leases = self.votes.copy(), dict(self.leases)
         other.ever_rows, other.ever_offsets = self.ever_rows[:], self.ever_offsets[:]
+        other.retracted = set(self.retracted)
         other.skips, other.under_voted = set(self.skips), set(self.under_voted)
-        other.hidden, other.extra = dict(self.hidden), dict(self.extra)
+        other.hidden, other.extra = self.hidden.copy(), self.extra.copy()
         other.vote_count, other.label_count = self.vote_count, self.label_count
         other.recent = deque(self.recent)
         return other
@@ -128,11 +134,12 @@ class View:
             case ConfigEntry():
                 if not self.offset:
                     self.configs.clear()  # what the view began with may be of a lost log
-                settings = Settings(0, None, entry.config)
+                settings, before = Settings(0, None, entry.config), self.config
                 self.config = SessionConfig.from_settings(settings)
                 self.config_version = entry.config_version
                 self.configs[entry.config_version] = self.config
-                self.under_voted = {row for row in self.votes if self._lacks_votes(row)}
+                if self.config.votes_per_item != before.votes_per_item:
+                    self.under_voted = {row for row in self.votes if self._lacks_votes(row)}
 
     def _grant(self, entry: GrantEntry) -> None:
         for row in entry.rows:
@@ -152,14 +159,13 @@ class View:
             after = {name: vote for name, vote in before.items() if name != annotator}
             if value != RETRACTION:
                 after[annotator] = value
-                if row not in self.ever:
-                    self.ever[row] = entry.offset
-                    self.ever_rows.append(row)
-                    self.ever_offsets.append(entry.offset)
             if after:
                 self.votes[row] = self.shared(after) if len(after) == 1 else after
-            else:
-                self.votes.pop(row, None)
+                if not before:
+                    self._begin(row, entry.offset)
+            elif before:
+                del self.votes[row]
+                self.retracted.add(row)
             if self._lacks_votes(row):
                 self.under_voted.add(row)
             else:
@@ -169,6 +175,21 @@ class View:
         self.label_count += len(entry.rows)
         if changed:
             self._count(entry.time_ms // 1000, changed)
+
+    def _begin(self, row: int, offset: int) -> None:
+        """A row without votes has its first, perhaps again."""
+        if row in self.retracted:
+            self.retracted.discard(row)
+        else:
+            self.ever_rows.append(row)
+            self.ever_offsets.append(offset)
+
+    def voted(self) -> Rows:
+        """Rows with a vote, int32, in the order of their first one."""
+        rows = np.array(self.ever_rows, np.int32)
+        if not self.retracted:
+            return rows
+        return rows[~np.isin(rows, np.array(sorted(self.retracted), np.int32))]
 
     def shared(self, votes: dict[str, bytes]) -> dict[str, bytes]:
         """The votes of a row with one vote: one dictionary for all rows that have the same."""
