@@ -36,7 +36,7 @@ test-long: $(INSTALLED) ## The tests that take minutes
 
 test-fault: $(INSTALLED) ## Attacks on every promise, with injected faults (up to 25 minutes)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group fuzz
-	$(BIN)/pytest -m fault tests/fault
+	$(BIN)/pytest tests/fault
 
 soak: $(INSTALLED) ## Ten minutes of mixed load: memory, tasks, descriptors, connections, permits
 	$(BIN)/python -m tests.fault.soak

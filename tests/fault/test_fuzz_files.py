@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fault.fuzz.targets import TARGETS, seeds
 
@@ -18,6 +18,7 @@ RUNS = 20_000
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@settings(deadline=None)  # files are written and read
 @given(data=st.data())
 def test_any_bytes(target: str, data: st.DataObject) -> None:
     """Right inputs with a piece replaced."""

@@ -2,8 +2,8 @@
 
     pytest -s -m fault tests/fault/test_replica_killed.py
 
-prints the time from `kill -9` to the session's next batch, of 20 kills. The short form, two
-kills, is part of `make test`.
+prints the time from `kill -9` to the session's next batch, of 20 kills. The short form, one
+kill, is part of `make test`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Pressing:
 @pytest.mark.parametrize(
     "kills",
     [
-        pytest.param(2, id="short"),
+        pytest.param(1, id="short"),
         pytest.param(20, id="full", marks=[pytest.mark.fault, pytest.mark.timeout(600)]),
     ],
 )
@@ -111,9 +111,10 @@ def test_kill_9(pools: Pools, redis_url: str, tmp_path: Path, kills: int) -> Non
             assert len(batch) == 5
             assert batch.basis.revision == client.get_session(session).basis.revision
             running[victim].wait()
-            again(victim)
-            meet(client, running[victim])
             calls += pressing.done
+            if kill + 1 < kills:
+                again(victim)
+                meet(client, running[victim])
     print(
         f"\n{kills} kills: next batch after {min(took):.3f} s at best, "
         f"{sorted(took)[kills // 2]:.3f} s in the median, {max(took):.3f} s at worst; "

@@ -56,6 +56,8 @@ class Routes:
         self.is_local = parsed.is_local
         self._name = parsed.name
         self._addresses = parsed.addresses
+        # gRPC may find ways to a name that the looked-up addresses lack: another family.
+        self._last_resort: tuple[str, ...] = (parsed.text,) if parsed.name else ()
         self._clock = clock
         self._resolve = resolve or (parsed.name and partial(look_up, parsed.name))
         self._look_up_at = clock()
@@ -71,8 +73,10 @@ class Routes:
 
     @property
     def known(self) -> frozenset[str]:
-        """Every address that a call may be sent to: of the replicas, and the target itself."""
-        return frozenset((self.target, *self._addresses))
+        """The replicas, and while all of them are avoided what is called in their place."""
+        if any(map(self._is_live, self._addresses)):
+            return frozenset(self._addresses)
+        return frozenset((*self._addresses, *self._last_resort))
 
     def authority_of(self, address: str) -> str:
         """HOST:PORT that the replica at an address is known by: the name it was found under.
@@ -86,30 +90,31 @@ class Routes:
     def pick(self, key: str, tried: Collection[str] = ()) -> str:
         """The replica for a key, another one than those tried if there is; any in turn without.
 
-        Replicas that do not answer come last.
+        Replicas that do not answer come last, after the name that they were found under.
         """
         if self._resolve is not None and self._clock() >= self._look_up_at:
             self._start_look_up()
         addresses = self._addresses
         if len(addresses) == 1:
             return addresses[0]
-        ranked = ranking(addresses, key or str(next(self._turn)))
+        ranked = [*ranking(addresses, key or str(next(self._turn))), *self._last_resort]
         untried = [address for address in ranked if address not in tried] or ranked
-        if self._avoided:
-            now = self._clock()
-            live = (a for a in untried if self._avoided.get(a, now) <= now)
-            return next(live, untried[0])
-        return untried[0]
+        return next(filter(self._is_live, untried), untried[0])
 
     def has_others(self, tried: Collection[str]) -> bool:
-        """Whether there is a replica besides those tried."""
-        return any(address not in tried for address in self._addresses)
+        """Whether there is another way besides those tried."""
+        ways = (*self._addresses, *self._last_resort)
+        return any(address not in tried for address in ways)
 
     def avoid(self, address: str, seconds: float = AVOIDED_S) -> None:
         """Keep calls away from a replica for a while."""
         now = self._clock()
         self._avoided[address] = max(now + seconds, self._avoided.get(address, now))
         self._look_up_at = min(self._look_up_at, self._looked_up_at + LOOK_UP_AGAIN_S)
+
+    def _is_live(self, address: str) -> bool:
+        until = self._avoided.get(address)
+        return until is None or until <= self._clock()
 
     def _start_look_up(self) -> None:
         if self._looking.acquire(blocking=False):
@@ -125,5 +130,5 @@ class Routes:
             self._looking.release()
         if found:  # else those that were known may still answer
             self._addresses = found if len(found) > 1 else (self.target,)
-            known = set(self._addresses)
+            known = {*self._addresses, self.target}
             self._avoided = {a: until for a, until in self._avoided.items() if a in known}

@@ -89,7 +89,8 @@ class AsyncClient:
         self._lines: Lines[grpc.aio.Channel] = Lines(self._connect)
 
     def _connect(self, address: str) -> grpc.aio.Channel:
-        options = channel_options(self._settings.routes.authority_of(address))
+        authority = self._settings.routes.authority_of(address)
+        options = channel_options(authority, direct=self._access.direct)
         if self._access.channel is None:
             return grpc.aio.insecure_channel(address, options)
         return grpc.aio.secure_channel(address, self._access.channel, options)

@@ -27,11 +27,12 @@ SERVICE_CONFIG: dict[str, Any] = {
 }
 
 
-def channel_options(authority: str = "") -> list[tuple[str, Any]]:
+def channel_options(authority: str = "", *, direct: bool = False) -> list[tuple[str, Any]]:
     """Options of every channel: replicas in turn, health checks, keepalive, message sizes.
 
     ``authority``: host and port that the server's certificate and proxies know it by, where the
     channel is made to an address; empty: those of the channel's target.
+    ``direct``: past the HTTP proxy that the environment may name.
     """
     options = [
         ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
@@ -49,6 +50,7 @@ def channel_options(authority: str = "") -> list[tuple[str, Any]]:
         ("grpc.max_reconnect_backoff_ms", 1_000),
         # Ours is the only retry policy: it knows deadlines and RetryInfo.
         ("grpc.enable_retries", 0),
+        ("grpc.enable_http_proxy", 0 if direct else 1),
     ]
     return [*options, ("grpc.default_authority", authority)] if authority else options
 
@@ -109,8 +111,6 @@ class Lines(Generic[C]):
 
     def unused(self, known: Collection[str]) -> list[C]:
         """Take out the channels to addresses that are known no more and carry no call."""
-        if len(self._lines) <= len(known):
-            return []
         with self._lock:
             gone = [a for a, line in self._lines.items() if a not in known and not line.calls]
             return [self._lines.pop(address).channel for address in gone]

@@ -90,7 +90,7 @@ class Client:
             Implies ``tls``.
         certificate: our own certificate chain and its key, each as ``ca``. Implies ``tls``.
         credentials: of TLS in any other way (`grpc.ssl_channel_credentials`).
-        insecure_token: send the token without TLS to other machines too.
+        insecure_token: send the token without TLS to other machines too, but past any HTTP proxy.
         max_attempts: how often a call is sent to each replica at most, when none is available.
 
     Raises ValueError: the target is empty; the token would travel unencrypted.
@@ -127,7 +127,8 @@ class Client:
         self._lines: Lines[grpc.Channel] = Lines(self._connect)
 
     def _connect(self, address: str) -> grpc.Channel:
-        options = channel_options(self._settings.routes.authority_of(address))
+        authority = self._settings.routes.authority_of(address)
+        options = channel_options(authority, direct=self._access.direct)
         if self._access.channel is None:
             return grpc.insecure_channel(address, options)
         return grpc.secure_channel(address, self._access.channel, options)

@@ -50,11 +50,20 @@ class Access:
 
     Attributes:
         channel: the credentials of a channel; None: plain text.
+        direct: whether no HTTP proxy may stand between: it would see what is for this machine
+            only, or a token in plain text.
     """
 
-    def __init__(self, token: TokenSource | None, channel: grpc.ChannelCredentials | None) -> None:
+    def __init__(
+        self,
+        token: TokenSource | None,
+        channel: grpc.ChannelCredentials | None,
+        *,
+        is_local: bool,
+    ) -> None:
         self._token = token
         self.channel = channel
+        self.direct = is_local or (token is not None and channel is None)
         if isinstance(token, str):
             checked(token)
 
@@ -101,7 +110,7 @@ def access(
             "the token would travel unencrypted: use TLS (tls, ca), or say insecure_token where "
             "the network itself is safe"
         )
-    return Access(token, credentials)
+    return Access(token, credentials, is_local=is_local)
 
 
 def _read(pem: Pem | None) -> bytes | None:

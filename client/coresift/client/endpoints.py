@@ -55,15 +55,15 @@ def parse(text: str) -> Target:
 def look_up(name: tuple[str, int]) -> tuple[str, ...]:
     """The addresses of a name, HOST:PORT each, sorted. Raises OSError.
 
-    Of one family, IPv4 before IPv6: a replica with an address in both is still one replica.
+    Of one family: a replica with an address in both is still one replica.
     """
     host, port = name
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    places = {family: [info[4][0] for info in found if info[0] == family] for family, *_ in found}
-    if numbers := places.get(socket.AF_INET):
-        return tuple(sorted({f"{number}:{port}" for number in numbers}))
-    numbers = places.get(socket.AF_INET6, [])
-    return tuple(sorted({f"[{number}]:{port}" for number in numbers}))
+    # The system puts first what this machine has a route to.
+    family = found[0][0]
+    numbers = {info[4][0] for info in found if info[0] == family}
+    form = "[{}]:{}" if family == socket.AF_INET6 else "{}:{}"
+    return tuple(sorted(form.format(number, port) for number in numbers))
 
 
 def _body(text: str) -> str:

@@ -81,8 +81,17 @@ def _is_there(address: str) -> Flow[bool]:
     return True
 
 
-def stream(rpc: Rpc[Q, R], request: Q, session_id: str = "") -> Iteration[R]:
-    """Emit the answers of a stream; tries again only as long as none has come."""
+def stream(
+    rpc: Rpc[Q, R],
+    request: Q,
+    session_id: str = "",
+    *,
+    restart: Callable[[], bool] = lambda: False,
+) -> Iteration[R]:
+    """Emit the answers of a stream; tries again only as long as none has come.
+
+    ``restart``: called when some have come: forgets them, or says that it cannot.
+    """
     retry = Retry((yield Ask()), timed=False, key=affinity_key(request, session_id))
     while True:
         begun = False
@@ -93,7 +102,7 @@ def stream(rpc: Rpc[Q, R], request: Q, session_id: str = "") -> Iteration[R]:
                 begun = True
                 yield Emit(message)
         except CoresiftError as error:
-            if begun:
+            if begun and not restart():
                 retry.blame(error)
                 raise
             yield retry.pause(error)

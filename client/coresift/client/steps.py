@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 SESSION_KEY = "x-coresift-session"
 """Call metadata that lets a proxy send the calls of one session to one replica."""
+SESSION_ID = re.compile(r"[A-Za-z0-9._:/-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -101,5 +103,5 @@ Step = Ask | Send | Open | Probe | Receive | Sleep
 
 def metadata(session_id: str) -> tuple[tuple[str, str], ...]:
     """Call metadata of a session's calls."""
-    # Header values are ASCII; the server refuses any other id by its own rule.
-    return ((SESSION_KEY, session_id),) if session_id.isascii() and session_id.strip() else ()
+    # gRPC would refuse some others in its own way; the server refuses them all in ours.
+    return ((SESSION_KEY, session_id),) if SESSION_ID.fullmatch(session_id) else ()

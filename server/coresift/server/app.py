@@ -16,20 +16,21 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from coresift.server.artifacts import Artifacts
 from coresift.server.config import ServeConfig, address, resolve_device
 from coresift.server.errors import StartError
-from coresift.server.memory import return_large_blocks
+from coresift.server.event_loop import watch_loop
+from coresift.server.memory import collect_rarely, return_large_blocks
 from coresift.server.metrics import Metrics
 from coresift.server.pool.parallel import limit_blas, stay_behind
 from coresift.server.pool.pool import Pool
 from coresift.server.rpc.admission import Admission
 from coresift.server.rpc.guard import Guard
+from coresift.server.rpc.health import NOT_SERVING, SERVING, Health
 from coresift.server.rpc.interceptor import CallInterceptor
 from coresift.server.rpc.service import SERVICE, SelectionService
 from coresift.server.rpc.services import Services
@@ -82,6 +83,12 @@ OPTIONS = (
     # A second server on a port must fail, not share it.
     ("grpc.so_reuseport", 0),
 )
+HEALTH_OPTIONS = (
+    # Probes send a name; whoever watches for long connects anew.
+    ("grpc.max_receive_message_length", 4096),
+    ("grpc.max_connection_age_ms", 600_000),
+    ("grpc.max_connection_age_grace_ms", 5_000),
+)
 
 
 async def run(config: ServeConfig) -> None:
@@ -91,6 +98,7 @@ async def run(config: ServeConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with serving(config):
+        collect_rarely()
         await stop.wait()
         log.info("draining")
 
@@ -110,7 +118,7 @@ async def serving(config: ServeConfig) -> AsyncIterator[tuple[str, str]]:
         workers = Workers(config.worker_threads, refused=metrics.refused_by("workers"))
         admission = Admission(metrics, workers.gate)
         services = await _services(config, pools, store, metrics, workers, stack)
-        health = HealthServicer()
+        health = Health()
         health_listen = await _serve_health(config, health, stack)
         server, listen = await _listen(config, services, metrics, health, guard, admission)
         stack.push_async_callback(_drain, server, health, services, admission, config.drain_s)
@@ -119,12 +127,12 @@ async def serving(config: ServeConfig) -> AsyncIterator[tuple[str, str]]:
             _watch_state(store, health),
             _purge(store, services.sessions.files),
             guard.watch(),
-            admission.watch(),
+            watch_loop(metrics),
         ):
             task = asyncio.create_task(work)
             stack.callback(task.cancel)
         for name in ("", SERVICE, "readiness", "liveness"):
-            await health.set(name, health_pb2.HealthCheckResponse.SERVING)
+            health.set(name, SERVING)
         ready = {"listen": listen, "metrics": metrics_listen, "pid": os.getpid()}
         if health_listen:
             ready["health"] = health_listen
@@ -210,7 +218,7 @@ async def _listen(
     config: ServeConfig,
     services: Services,
     metrics: Metrics,
-    health: HealthServicer,
+    health: Health,
     guard: Guard,
     admission: Admission,
 ) -> tuple[grpc.aio.Server, str]:
@@ -228,7 +236,6 @@ async def _listen(
     guard.check_exposure(host, allows_plaintext=config.allow_plaintext)
     try:
         port = guard.add_port(server, config.listen)
-        server.add_insecure_port(admission.loop.address)
     except RuntimeError as error:
         raise StartError(f"cannot listen on {config.listen}: is the port taken?") from error
     await server.start()
@@ -245,15 +252,13 @@ def _options(config: ServeConfig) -> list[tuple[str, int]]:
     return options
 
 
-async def _serve_health(
-    config: ServeConfig, health: HealthServicer, stack: AsyncExitStack
-) -> str | None:
-    """A plain port for probes, which bear neither certificates nor tokens; it outlives the drain."""
+async def _serve_health(config: ServeConfig, health: Health, stack: AsyncExitStack) -> str | None:
+    """A plain port for probes, which bear neither certificate nor token; it outlives the drain."""
     if config.health_listen is None:
         return None
     host, port = address("--health-listen", config.health_listen)
     await _check_free(config.health_listen, host, port)
-    server = grpc.aio.server(options=OPTIONS)
+    server = grpc.aio.server(options=[*OPTIONS, *HEALTH_OPTIONS])
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     port = server.add_insecure_port(config.health_listen)
     await server.start()
@@ -291,7 +296,7 @@ def _serve_metrics(config: ServeConfig, metrics: Metrics, stack: AsyncExitStack)
 
 async def _drain(
     server: grpc.aio.Server,
-    health: HealthServicer,
+    health: Health,
     services: Services,
     admission: Admission,
     drain_s: float,
@@ -300,7 +305,7 @@ async def _drain(
 
     What is left at the end of the time is ended in a way that clients retry elsewhere.
     """
-    await health.enter_graceful_shutdown()
+    health.leave()
     await asyncio.sleep(LEAVE_S)
     await services.coresets.stop()
     stopping = asyncio.ensure_future(server.stop(drain_s))
@@ -310,12 +315,10 @@ async def _drain(
     await stopping
 
 
-async def _watch_state(store: Store, health: HealthServicer) -> None:
+async def _watch_state(store: Store, health: Health) -> None:
     """Publish under the health name ``state`` whether the store answers."""
-    status = health_pb2.HealthCheckResponse
     while True:
-        serving = status.SERVING if store.available() else status.NOT_SERVING
-        await health.set("state", serving)
+        health.set("state", SERVING if store.available() else NOT_SERVING)
         await asyncio.sleep(STATE_S)
 
 

@@ -10,6 +10,7 @@ that one session alone names, are removed when they are superseded.
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,6 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from coresift.server.errors import CoresiftError, Reason, StartError
+
+_CONTENT_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+def is_content_hash(text: object) -> bool:
+    """Whether something can be the name of a file's content; anything else may name any path."""
+    return isinstance(text, str) and _CONTENT_HASH.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +55,9 @@ class Artifacts:
         """
         data = _parquet(table)
         content_hash = sha256(data).hexdigest()
-        folder = f"{self._root}/{kind}"
-        path = f"{folder}/{content_hash}.parquet"
+        path = self._path(kind, content_hash)
         if not self._files.exists(path):
-            self._files.makedirs(folder, exist_ok=True)
+            self._files.makedirs(f"{self._root}/{kind}", exist_ok=True)
             # Written aside and moved, so that nobody ever reads half a file.
             partial = f"{path}.{secrets.token_hex(8)}.partial"
             try:
@@ -69,22 +76,30 @@ class Artifacts:
             CoresiftError: ARTIFACT_MISSING for a file that is gone, damaged or out of reach.
         """
         try:
-            data: Any = self._files.cat_file(f"{self._root}/{kind}/{content_hash}.parquet")
-            if sha256(data).hexdigest() != content_hash:
-                raise OSError("its bytes do not have the hash that it is named by")
-        except OSError as error:
-            raise CoresiftError(
-                Reason.ARTIFACT_MISSING,
-                f"the file {kind}/{content_hash}.parquet cannot be read from the artifact root: "
-                f"{error}",
-                content_hash=content_hash,
-            ) from error
+            data: Any = self._files.cat_file(self._path(kind, content_hash))
+        except OSError as error:  # its text names paths of this machine
+            raise _missing(kind, content_hash, error.strerror or "it is not there") from error
+        if sha256(data).hexdigest() != content_hash:
+            raise _missing(kind, content_hash, "its bytes do not have the hash that it is named by")
         return pq.read_table(pa.BufferReader(data))
 
     def remove(self, kind: str, content_hash: str) -> None:
         """Remove a stored table; nothing where it is gone."""
         with contextlib.suppress(FileNotFoundError):
-            self._files.rm_file(f"{self._root}/{kind}/{content_hash}.parquet")
+            self._files.rm_file(self._path(kind, content_hash))
+
+    def _path(self, kind: str, content_hash: str) -> str:
+        if not is_content_hash(content_hash):
+            raise FileNotFoundError("no file has such a name")
+        return f"{self._root}/{kind}/{content_hash}.parquet"
+
+
+def _missing(kind: str, content_hash: str, why: str) -> CoresiftError:
+    return CoresiftError(
+        Reason.ARTIFACT_MISSING,
+        f"the file {kind}/{content_hash[:64]}.parquet cannot be read from the artifact root: {why}",
+        content_hash=content_hash[:64],
+    )
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -142,7 +142,7 @@ class Metrics:
         self.calls_refused = Counter(
             "coresift_calls_refused_total",
             "Calls refused for overload, by class (workers: where they needed a thread) and cause: "
-            "loop, open, queue, wait, tenant, deadline.",
+            "open, queue, wait, tenant, deadline.",
             ["call_class", "cause"],
             registry=registry,
         )
@@ -152,20 +152,13 @@ class Metrics:
         self.workers_queued = Gauge(
             "coresift_workers_queued", "Computations that wait for a thread.", registry=registry
         )
-        self.loop_wait = Histogram(
-            "coresift_loop_wait_seconds",
-            "Time of a call that does nothing: what every call waits for the event loop.",
+        self.loop_lag = Histogram(
+            "coresift_event_loop_lag_seconds",
+            "How late the event loop, which all calls share, comes to what is due.",
             buckets=FAST,
             registry=registry,
         )
-        self.admitted_share = Gauge(
-            "coresift_admitted_ratio",
-            "Share of the calls that the event loop has time for; 1: it keeps up.",
-            registry=registry,
-        )
-        self.tasks = Gauge(
-            "coresift_asyncio_tasks", "Tasks of the event loop, once a second.", registry=registry
-        )
+        self.tasks = Gauge("coresift_asyncio_tasks", "Tasks of the event loop.", registry=registry)
         self.build_info = Gauge(
             "coresift_build_info", "1, with the release as label.", ["version"], registry=registry
         )

@@ -77,6 +77,18 @@ def _rank_by_old_labels() -> None:
     Batches._claim = claim  # type: ignore[method-assign]
 
 
+def _grant_the_second_best_first() -> None:
+    """Batches have the right items in an order that the scores do not give."""
+    honest = Batches._claim
+
+    async def claim(self: Batches, live: Any, ask: Any, ranking: Any, is_fresh: bool) -> Any:
+        claim = await honest(self, live, ask, ranking, is_fresh)
+        best, rest = claim.proposals[:2], claim.proposals[2:]
+        return replace(claim, proposals=(*reversed(best), *rest))
+
+    Batches._claim = claim  # type: ignore[method-assign]
+
+
 def _trust_every_token() -> None:
     """Lease tokens of others are taken for good."""
     if not hasattr(labeling_calls, "is_lease_token"):
@@ -129,6 +141,7 @@ MUTATIONS: dict[str, Callable[[], None]] = {
     ),
     "unknown is acknowledged": _acknowledge_what_is_not_known,
     "old labels rank": _rank_by_old_labels,
+    "second best first": _grant_the_second_best_first,
     "tokens are not checked": _trust_every_token,
 }
 """Name to what plants it."""

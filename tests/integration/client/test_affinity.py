@@ -136,6 +136,20 @@ def test_replicas_of_a_name_over_mutual_tls(
     assert shown.count("Bearer two") == 1
 
 
+def test_a_name_whose_addresses_are_all_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the network carries only the other family: gRPC finds the way."""
+    with Fleet() as fleet:
+        dead = tuple(f"127.0.0.{n}:{fleet.port}" for n in (3, 4))
+        monkeypatch.setattr(affinity, "look_up", lambda _name: dead)
+        with Client(f"localhost:{fleet.port}", max_attempts=1) as client:
+            routes = client._settings.routes
+            eventually(lambda: routes.addresses == dead, lambda: client.next_batch("s", "ann", 1))
+            client.next_batch("s", "ann", 1)
+            line = client._lines._lines[client.target]
+            client.next_batch("s", "ann", 1)
+            assert client._lines._lines[client.target] is line  # as long as it is needed
+
+
 def test_whom_we_do_not_trust(secure: Fleet, authority: Authority, tmp_path: Path) -> None:
     foreign = Authority(tmp_path / "foreign", "foreign")
     mine, theirs = authority.issue("client"), foreign.issue("client")
@@ -173,6 +187,9 @@ def test_channels_to_addresses_that_are_gone() -> None:
         gone.close()
         with lines.to(second) as again:
             assert again.channel is not gone
+        others = {"127.0.0.3:1", "127.0.0.4:1"}  # as many as there are channels, or more
+        [replaced] = lines.unused(others)
+        replaced.close()
         for channel in lines.close():
             channel.close()
         with pytest.raises(ValueError, match="closed"), lines.to(second):

@@ -9,8 +9,11 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import msgpack
 import pytest
+from redis import Redis
 from tests.fixtures.servers import Pools, Replicas, ServerProcess, is_spam
 
 from coresift.client import All, Client, Outcome, Phase, Seals
@@ -20,6 +23,7 @@ from coresift.server.session.materials import Loader
 from coresift.server.session.pools import Pools as LoadedPools
 from coresift.server.session.replay import read_log, replay
 from coresift.server.state.entries import GrantEntry, LabelsEntry
+from coresift.server.state.keys import SessionKeys
 from coresift.server.state.redis_store import RedisStore
 
 
@@ -131,6 +135,45 @@ async def test_the_log_replayed_elsewhere_gives_the_same_picks(
     assert sum(isinstance(entry, LabelsEntry) for entry in log) == 9 * 6
     said = run("replay", session, "--state", redis_url, "--pool", str(pools.things.directory))
     assert said == f"54 batches, {report.picks} picks replayed\nno difference\n"
+
+
+async def test_a_log_that_was_changed_is_told_by_the_entry(
+    both: tuple[Client, Client], redis_url: str, pools: Pools
+) -> None:
+    session = both[0].create_session("things", candidates=Seals(10)).session_id
+    for client in (*both, *both):
+        batch = client.next_batch(session, "ann", 3)
+        client.add_labels(session, {i: is_spam(i) for i in batch.item_ids}, "ann", batch=batch)
+    store = await RedisStore.connect(redis_url)
+    uid, log = (await store.read(session)).uid, await read_log(store, session)
+    await store.close()
+    grant = [entry for entry in log if isinstance(entry, GrantEntry)][2]
+    first, second, third = grant.rows
+    with Redis.from_url(redis_url, protocol=2) as redis:
+        swap(redis, SessionKeys(uid).log, grant.offset)
+    command = ["replay", session, "--state", redis_url, "--pool", str(pools.things.directory)]
+    done = subprocess.run(
+        [sys.executable, "-m", "coresift.client", *command], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stdout == "4 batches, 12 picks replayed\n"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        f"log entry {grant.offset}: granted rows {(second, first, third)}, "
+        f"replayed ({first}, {second}, {third}"
+    )
+
+
+def swap(redis: Redis, log: str, offset: int) -> None:
+    """Change the order of the first two picks of a grant, in the log as it lies in Redis."""
+    entries: Any = redis.xrange(log)
+    redis.delete(log)
+    for entry_id, fields in entries:
+        if entry_id == b"%d-0" % offset:
+            grant = msgpack.unpackb(fields[b"e"], raw=True)
+            grant[b"r"][:2] = reversed(grant[b"r"][:2])
+            fields = {**fields, b"e": msgpack.packb(grant, use_bin_type=False)}
+        redis.xadd(log, fields, entry_id)
 
 
 def test_what_is_labelled_here_is_never_offered_there(both: tuple[Client, Client]) -> None:

@@ -17,7 +17,7 @@ from tests.fixtures.servers import Pools, Refusal, ServerProcess, refusal_of
 
 from coresift.client import StringColumn
 from coresift.server.access_tokens import new_token
-from coresift.server.rpc.rules import SCOPES
+from coresift.server.rpc.scopes import SCOPES
 from coresift.v1 import selection_pb2 as pb
 
 UNDECODABLE = b"\xff\xff\xff"

@@ -354,3 +354,16 @@ def test_an_interrupted_upload_leaves_nothing(
     assert name not in [signal.name for signal in client.list_signals("growing")]
     stub.PutSignals(iter(messages))
     assert name in [signal.name for signal in client.list_signals("growing")]
+
+
+def test_a_request_id_of_another_method_with_the_same_bytes_is_refused(
+    stub: SelectionServiceStub, pools: Pools
+) -> None:
+    name, request_id = f"s-{uuid4()}", new_id()
+    stub.PutSignals(iter(a_signal(pools, name, new_id(), 1.0)))
+    deletion = pb.DeleteSignalsRequest(request_id=request_id, pool="growing", name=name)
+    stub.DeleteSignals(deletion)
+    erasure = pb.EraseAnnotatorRequest(request_id=request_id, session_id="growing", annotator=name)
+    assert erasure.SerializeToString() == deletion.SerializeToString()
+    assert refusal_of(lambda: stub.EraseAnnotator(erasure)).reason == "REQUEST_ID_REUSED"
+    stub.DeleteSignals(deletion)

@@ -267,12 +267,19 @@ def meta(**fields: bytes) -> Any:
         (b"L", entry_with(put(r=msgpack.packb([1, 2, 3, 4])), b"L"), "not the pool's"),
         (b"L", entry_with(put(v=msgpack.packb([b"\x07"] * 4)), b"L"), "class that the session"),
         (b"L", entry_with(put(n=b"other"), b"R"), ""),
+        (b"L", entry_with(put(n=7), b"R"), "no nonce"),
+        (b"L", entry_with(put(m=1 << 60), b"G"), "no time"),
+        (b"S", lambda value: [[*value[0][:2], 1 << 60], *value[1:]], "deadline"),
         (b"S", lambda value: [[99_999, "ann", 1], *value[1:]], "a row that the pool lacks"),
         (b"S", lambda value: [[*value[0][:1], "nobody", 1], *value[1:]], "lacks the lease"),
         (b"E", meta(rev=b"1"), "not the one its last frame"),
         (b"E", meta(votes=b"1"), "not the one its last frame"),
         (b"E", meta(quota=b"9"), "settings"),
         (b"E", meta(config=b"\x80"), "cannot be"),
+        (b"E", meta(now=b"1_0"), "its now"),
+        (b"E", meta(now=b"9" * 20), "its now"),
+        (b"E", meta(created="1"), "its created"),  # type: ignore[arg-type]
+        (b"E", meta(nonce={"a": 1}), "its nonce"),  # type: ignore[arg-type]
         (b"E", meta(secret=b""), "key"),
         (b"E", meta(format=b"9"), "newer"),
         (b"E", lambda value: value.update(entries=1), "as much as"),
@@ -292,6 +299,24 @@ def test_malformed(
     assert error.reason is Reason.INVALID_BACKUP
     assert words in error.message
     assert [violation.field for violation in error.field_violations] == ["data"]
+
+
+def test_a_file_does_not_say_where_it_lives(
+    client: Client, replicas: Replicas, exported: tuple[Session, bytes]
+) -> None:
+    """Neither another session's id nor what is of no meaning here gets into the copy."""
+    other = client.create_session("things")
+    own = {"uid": b"zz", "id": other.session_id.encode(), "moved": b"zz", "deleted": b"1"}
+    own |= {"frozen": b"9" * 15, "freezer": b"x", "tip": b"3:zz"}
+    nested: Any = {"nested": {"a": 1}}
+    more = {f"more-{number}": b"" for number in range(5_000)}
+    copy = imported(client, changed(exported[1], b"E", meta(**own, **nested, **more)))
+    with Client(replicas.second.listen) as second:
+        for side in (client, second):
+            assert side.get_session(copy).basis.revision == exported[0].basis.revision
+            assert side.get_session(other).basis.revision == 0
+    assert client.add_labels(copy, {"item-9": "positive"}, "late").revision
+    assert client.get_session(other).basis.revision == 0
 
 
 def test_frames_out_of_order(client: Client, exported: tuple[Session, bytes]) -> None:

@@ -12,7 +12,8 @@ from tests.fixtures.pools import make_pool
 from tests.fixtures.replicas import Replica, now, rows_of
 
 from coresift.server.pool.pool import Pool
-from coresift.server.session import live as live_module
+from coresift.server.selection.candidates import Seals
+from coresift.server.session import catching_up, kept_candidates
 from coresift.server.session.labels import pack_class
 from coresift.server.session.sessions import REBUILDS_AT_ONCE, LiveSessions
 from coresift.server.state.store import LogRead, Rewound, ViewKey
@@ -68,8 +69,8 @@ class Held:
 async def test_few_long_logs_are_read_at_once_and_others_go_on(
     pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_module, "FAR_ENTRIES", 10)
-    monkeypatch.setattr(live_module, "LOG_PAGE", 8)
+    monkeypatch.setattr(catching_up, "FAR_ENTRIES", 10)
+    monkeypatch.setattr(catching_up, "LOG_PAGE", 8)
     one, two = pair
     sessions = [await long_session(two, pool) for _ in range(6)]
     small = await two.create(pool)
@@ -97,8 +98,8 @@ async def test_few_long_logs_are_read_at_once_and_others_go_on(
 async def test_a_rebuild_survives_its_callers(
     pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_module, "FAR_ENTRIES", 10)
-    monkeypatch.setattr(live_module, "LOG_PAGE", 8)
+    monkeypatch.setattr(catching_up, "FAR_ENTRIES", 10)
+    monkeypatch.setattr(catching_up, "LOG_PAGE", 8)
     one, two = pair
     session = await long_session(two, pool)
     live = await one.live(session)
@@ -121,8 +122,8 @@ async def test_a_view_far_behind_goes_on_where_it_was(
     pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Claims meanwhile find the old view; the new one has all that the old one learnt."""
-    monkeypatch.setattr(live_module, "FAR_ENTRIES", 10)
-    monkeypatch.setattr(live_module, "LOG_PAGE", 8)
+    monkeypatch.setattr(catching_up, "FAR_ENTRIES", 10)
+    monkeypatch.setattr(catching_up, "LOG_PAGE", 8)
     one, two = pair
     session = await two.create(pool)
     await two.label(session, {100: YES, 101: NO})
@@ -138,6 +139,22 @@ async def test_a_view_far_behind_goes_on_where_it_was(
     fresh = await two.live(session)
     await fresh.sync(now())
     assert live.view.leases == fresh.view.leases
+
+
+async def test_candidates_that_grow_by_pieces_are_those_of_one(
+    pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    session = await one.create(pool, candidates=Seals(5))
+    await one.label(session, {row: (YES, NO)[row % 2] for row in range(30)})
+    whole = await (await one.live(session)).ranked(now())
+    monkeypatch.setattr(kept_candidates, "SEEDS_AT_ONCE", 7)
+    pieces = await (await two.live(session)).ranked(now())
+    assert whole.candidates is not None
+    assert pieces.candidates is not None
+    assert len(whole.candidates.rows) > 30
+    assert np.array_equal(whole.candidates.rows, pieces.candidates.rows)
+    assert np.array_equal(whole.orders[0].scored.rows, pieces.orders[0].scored.rows)
 
 
 async def test_memory_is_bounded_and_sessions_in_use_are_not_broken(pair: Pair, pool: Pool) -> None:

@@ -6,10 +6,11 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from uuid import uuid4
 
 import msgpack
 import numpy as np
@@ -20,8 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fixtures.pools import make_pool, write_inputs
 from tests.fixtures.replicas import Replica, now, only, rows_of
-from tests.fixtures.sessions import a_request, a_session
+from tests.fixtures.sessions import a_request, a_session, is_removed
 
+from coresift.server.caller import CALLER, Caller, bare
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import Task
 from coresift.server.pool.builder import AppendOptions, append_pool
@@ -32,7 +34,7 @@ from coresift.server.session.candidates import Candidates
 from coresift.server.session.config import BatchConfig, GroupRule, SessionConfig
 from coresift.server.session.labels import pack_class
 from coresift.server.session.neighbourhood import Neighbourhood
-from coresift.server.session.signal_uploads import SignalHeader, SignalKind, Upload
+from coresift.server.session.signal_uploads import SignalHeader, SignalKind, UploadMemory
 from coresift.server.session.view import View
 from coresift.server.state.entries import ConfigEntry, LabelsEntry
 from coresift.server.state.keys import DELETED, SessionKeys
@@ -383,14 +385,31 @@ def test_a_signal_that_needs_more_memory_than_there_is_is_refused(
 ) -> None:
     columns = tuple(f"column {n}" for n in range(1_000))
     header = SignalHeader(a_request(), "s", "p", "", SignalKind.NUMBER, columns, ITEMS, b"")
-    Upload(header, pool)
-    needed = 3 * 4 * ITEMS * len(columns)
+    needed, memory = 3 * 4 * ITEMS * len(columns), UploadMemory()
+    with memory.booked(header, pool):
+        pass
     small = SimpleNamespace(available=needed - 1)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: small)
-    with pytest.raises(CoresiftError) as caught:
-        Upload(header, pool)
+    with pytest.raises(CoresiftError) as caught, memory.booked(header, pool):
+        pass
     assert caught.value.reason is Reason.TOO_LARGE
     assert caught.value.metadata["needed_bytes"] == str(needed)
+
+
+def test_uploads_that_are_open_count_before_they_fill_their_memory(pool: Pool) -> None:
+    """All that each was promised, though it has touched none of it."""
+    header = SignalHeader(a_request(), "s", "p", "", SignalKind.NUMBER, ("a", "b"), ITEMS, b"")
+    needed = 3 * 4 * ITEMS * 2
+    memory = UploadMemory(available=lambda: 3 * needed)
+    with ExitStack() as uploads:
+        for _ in range(3):
+            uploads.enter_context(memory.booked(header, pool))
+        with pytest.raises(CoresiftError) as caught:
+            uploads.enter_context(memory.booked(header, pool))
+        assert caught.value.reason is Reason.OVERLOADED
+        assert caught.value.retry_after_s is not None
+    with memory.booked(header, pool):  # all have ended
+        pass
 
 
 @pytest.mark.parametrize(
@@ -421,7 +440,7 @@ async def test_a_purge_goes_on_behind_a_session_of_a_newer_format(store: RedisSt
     await client.zadd(DELETED, dict(zip(places, (0, 1), strict=True)))
     await client.hset(SessionKeys(newer.uid).of_script()[0], "format", 2)
     assert await store.purge() == 1
-    assert await client.exists(SessionKeys(gone.uid).of_script()[0]) == 0
+    assert await is_removed(store, gone.uid)
     assert await client.exists(SessionKeys(newer.uid).of_script()[0]) == 1
     assert await client.zscore(DELETED, places[0]) > 0  # for a replica that knows the format
     await client.zrem(DELETED, places[0])
@@ -445,3 +464,28 @@ async def test_a_further_item_of_a_labelled_group_is_not_waited_for(
     assert (await replica.next_batch(session, "bob")).phase == "EXHAUSTED"
     assert (await replica.progress(session)).advice is StopAdvice.POOL_EXHAUSTED
     await replica.stop()
+
+
+# --- tenants -------------------------------------------------------------------------------------
+
+
+async def test_sessions_of_hidden_pools_are_passed_over_in_large_steps(
+    pair: Pair, pool: Pool
+) -> None:
+    one, _ = pair
+    tenant = f"tenant-{uuid4()}"
+    CALLER.set(Caller("all", tenant))
+    name = pool.manifest.name
+    sessions = [await one.create(pool) for _ in range(30)]
+    CALLER.set(Caller("few", tenant, pools=frozenset({"other"})))
+    for count in (1, 2, 50):
+        before = one.calls["list"]
+        assert await one.lifecycle.page("", count) == []
+        assert one.calls["list"] == before + 1
+    CALLER.set(Caller("some", tenant, pools=frozenset({name})))
+    seen, after = [], ""
+    while page := await one.lifecycle.page(after, 7):
+        assert len(page) <= 7
+        seen += [record.session_id for record in page]
+        after = bare(seen[-1])
+    assert seen == sorted(sessions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,26 @@ async def test_grants_are_replayed(pair: Pair, pool: Pool, truth: Bools, kind: s
             most = np.bincount(numbers[numbers >= 0], minlength=1).max()
             assert most <= config["groups"].max_per_batch
     await check_replay(pair, session)
+
+
+async def test_two_picks_in_another_order_are_found(pair: Pair, pool: Pool, truth: Bools) -> None:
+    session = await created(pair[0], pool, mix=MIX, explore_fraction=0.25)
+    await label(pair[1], session, [1, 2, 5, 6, 10, 11], truth)
+    await campaign(pair, session, truth)
+    log = await read_log(pair[0].store, session)
+    honest = replay(pair[0].loader, log)
+    assert not honest.differences
+    grants = [entry for entry in log if isinstance(entry, GrantEntry) and len(entry.rows) > 1]
+    assert len(grants) > 4
+    for grant in grants:
+        first, second, *rest = grant.rows
+        swapped = replace(grant, rows=(second, first, *rest))
+        changed = [swapped if entry is grant else entry for entry in log]
+        report = replay(pair[1].loader, changed)
+        (found,) = report.differences
+        assert (found.offset, found.granted) == (grant.offset, swapped.rows)
+        assert found.replayed[: len(grant.rows)] == grant.rows
+        assert (report.batches, report.picks) == (honest.batches, honest.picks)
 
 
 async def test_grants_of_many_callers_at_once_are_replayed(

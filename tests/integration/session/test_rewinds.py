@@ -11,8 +11,9 @@ import pytest_asyncio
 from tests.fixtures.pools import make_pool
 from tests.fixtures.replicas import Replica, now, only
 from tests.fixtures.rewinds import contents, copy_of, restore
-from tests.fixtures.sessions import a_request
+from tests.fixtures.sessions import a_request, all_leases
 
+from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All
 from coresift.server.session.labels import pack_class
@@ -68,7 +69,7 @@ async def expire(replica: Replica, session: str, turn: int) -> None:
     name = f"expire {turn}"
     await replica.next_batch(session, name, 2, lease_ms=1)
     uid = (await replica.live(session)).uid
-    while name in {lease.annotator for lease in await replica.store.leases(uid)}:  # noqa: ASYNC110
+    while name in {lease.annotator for lease in await all_leases(replica.store, uid)}:  # noqa: ASYNC110
         await asyncio.sleep(0)
     await skip(replica, session, turn)
 
@@ -139,3 +140,22 @@ async def test_a_rewound_log_is_noticed(
     report = replay(one.loader, await read_log(two.store, session))
     assert report.batches
     assert not report.differences
+
+
+async def test_an_answer_under_a_configuration_that_was_lost(pair: Pair, pool: Pool) -> None:
+    """Committed, and cut off before the answer: whoever repeats the call finds what is left."""
+    one, two = pair
+    session = await one.create(pool, candidates=All())
+    await one.label(session, SIDES)
+    live = await one.live(session)
+    await live.sync(now())
+    copy = await copy_of(one, live.uid)
+    await configure(two, session, 1)
+    done = await two.label(session, {9: YES})
+    assert (await live.config_of(done.config_version)).lease_ms == 60_001
+    await restore(one, live.uid, copy)
+    live.rewound(live.view)
+    with pytest.raises(CoresiftError) as caught:
+        await live.config_of(done.config_version)
+    assert caught.value.reason is Reason.STATE_UNAVAILABLE
+    assert live.view.vote_count == len(SIDES)

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 )
 from tests.fixtures.pools import make_pool
 from tests.fixtures.replicas import Replica, now, only, rows_of
-from tests.fixtures.sessions import a_request
+from tests.fixtures.sessions import a_request, all_leases
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import HeadConfig, Task
@@ -377,7 +377,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.check_batch(batch, annotator, size)
         ended = {(row, annotator) for row in rows_of(batch)}
         uid = self.run(replica.live(self.id)).uid
-        while ended & {(at.row, at.annotator) for at in self.run(replica.store.leases(uid))}:
+        while ended & {(at.row, at.annotator) for at in self.run(all_leases(replica.store, uid))}:
             pass
         self.model.leases -= ended
 
@@ -545,7 +545,7 @@ class SessionMachine(RuleBasedStateMachine):
     def leases_agree(self) -> None:
         if hasattr(self, "id"):
             live = self.run(self.replicas[0].live(self.id))
-            leases = self.run(self.replicas[0].labeling.leases(live, ""))
+            leases = self.run(self.replicas[0].labeling.leases(live, "", (-1, ""), 1_000))
             assert {(at.row, at.annotator) for at in leases} == self.model.leases
 
 

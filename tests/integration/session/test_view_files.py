@@ -16,13 +16,15 @@ from tests.fixtures.rewinds import contents, copy_of, restore
 from tests.fixtures.sessions import a_request
 
 from coresift.server.pool.pool import Pool
-from coresift.server.session import live as live_module
-from coresift.server.session import view_files
+from coresift.server.session import catching_up, view_files
+from coresift.server.session.erasure import Erasure
 from coresift.server.session.labels import pack_class
 from coresift.server.session.live import LiveSession
 from coresift.server.session.replay import read_log, replay
+from coresift.server.session.requests import Requests
+from coresift.server.session.workers import Workers
 from coresift.server.state.keys import DELETED, SessionKeys
-from coresift.server.state.store import ANSWER_MS, Release
+from coresift.server.state.store import ANSWER_MS, Release, ViewFile
 
 NO, YES = pack_class(0), pack_class(1)
 ITEMS = 300
@@ -31,8 +33,8 @@ ITEMS = 300
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logs that are long, and growth that is worth a file, within a test."""
-    monkeypatch.setattr(live_module, "FAR_ENTRIES", 20)
-    monkeypatch.setattr(live_module, "LOG_PAGE", 7)
+    monkeypatch.setattr(catching_up, "FAR_ENTRIES", 20)
+    monkeypatch.setattr(catching_up, "LOG_PAGE", 7)
     monkeypatch.setattr(view_files, "LEAST_GROWTH", 30)
 
 
@@ -266,3 +268,35 @@ async def test_the_file_goes_with_its_session(replicas: Replicas, pool: Pool) ->
     (left,) = replicas.files()
     _, key = await noted(replica, other)
     assert left.stem == (await client.hget(key, "file")).decode()
+
+
+async def test_an_erased_name_leaves_no_file(
+    replicas: Replicas, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the one that was kept, and not one that is being written meanwhile."""
+    replica, session = await kept(replicas, pool)
+    live = await replica.live(session)
+    await work(replica, session, range(12, 24))
+    await live.sync(now())
+    await replica.workers.drain(5)
+    replica.workers = Workers(2)
+    erasure = Erasure(
+        replica.sessions, replica.loader, replica.store, Requests(replica.store), replica.workers
+    )
+    note = replica.store.put_view_file
+
+    async def erased_meanwhile(uid: str, file: ViewFile) -> str | None:
+        monkeypatch.undo()
+        assert len(replicas.files()) == 2
+        erased = await erasure.erase(session, "ann-1", a_request())
+        assert erased.entries
+        assert len(replicas.files()) == 1
+        return await note(uid, file)
+
+    view = live.view
+    monkeypatch.setattr(view_files, "LEAST_GROWTH", 1)
+    monkeypatch.setattr(view_files, "GROWTH_SHARE", 1_000)
+    monkeypatch.setattr(replica.store, "put_view_file", erased_meanwhile)
+    await replica.files.save(live.uid, lambda: view)
+    assert replicas.files() == []
+    assert count(replica, "failed") == 1

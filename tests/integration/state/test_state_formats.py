@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
-from tests.fixtures.sessions import a_claim, a_request, a_session, a_view, grant, labels
+from tests.fixtures.sessions import a_claim, a_request, a_session, a_view, all_leases, grant, labels
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state.entries import GrantEntry, LabelsEntry
@@ -48,7 +48,7 @@ async def test_every_operation_refuses_a_newer_format(store: RedisStore) -> None
         "add_labels": store.add_labels(uid, a_request(), "ann", labels([1])),
         "renew": store.renew(uid, a_request(), "ann", [1], 1_000),
         "release": store.release(uid, a_request(), "ann", [1], Release.SKIP),
-        "leases": store.leases(uid),
+        "leases": all_leases(store, uid),
         "log": store.log(uid, 0, 10),
         "catch_up": store.catch_up(uid, view, 10),
         "publish_head": store.publish_head(uid, "key", b"head"),

@@ -90,7 +90,7 @@ async def test_the_end_of_a_lease_frees_the_group(store: RedisStore, ends: str) 
             await store.release(labeling.uid, a_request(), "ann", [2], Release.RETURN)
         case "skip":
             await store.release(labeling.uid, a_request(), "ann", [2], Release.SKIP)
-    while await store.leases(labeling.uid):  # noqa: ASYNC110 - the clock of Redis ends it
+    while await store.count_leases(labeling.uid):  # noqa: ASYNC110 - the clock of Redis ends it
         await asyncio.sleep(0)
     assert await labeling.claim("bob", [3, 2]) == (3,)
     assert await labeling.claim("cyd", [2, 1]) == ()

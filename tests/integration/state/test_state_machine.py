@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.fixtures.sessions import a_claim, a_request
+from tests.fixtures.sessions import a_claim, a_request, all_leases
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import Task
@@ -224,7 +224,7 @@ class SessionMachine(RuleBasedStateMachine):
         expected = self.model.claim(proposed, annotator, 3, review, False)
         assert self.granted(proposed, annotator, 3, 1, review).rows == expected
         ended = {(row, annotator) for row in expected}
-        while ended & {(at.row, at.annotator) for at in self.run(self.store.leases(self.uid))}:
+        while ended & {(at.row, at.annotator) for at in self.run(all_leases(self.store, self.uid))}:
             pass
         self.model.leases -= ended
         self.model.due |= ended
@@ -280,7 +280,7 @@ class SessionMachine(RuleBasedStateMachine):
         renewed = self.run(self.store.renew(self.uid, request, annotator, chosen, LONG_MS))
         assert list(renewed.renewed) == ([r for r in distinct if r in held] if chosen else held)
         assert list(renewed.lost) == [row for row in distinct if row not in held]
-        leases = self.run(self.store.leases(self.uid))
+        leases = self.run(all_leases(self.store, self.uid))
         for lease in leases:
             if lease.annotator == annotator and lease.row in renewed.renewed:
                 assert lease.deadline_ms == renewed.deadline_ms
@@ -332,7 +332,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert now.offset == len(self.model.log)
         assert now.revision == self.model.revision
         assert now.config_version == self.model.config_version
-        leases = {(at.row, at.annotator) for at in self.run(self.store.leases(self.uid))}
+        leases = {(at.row, at.annotator) for at in self.run(all_leases(self.store, self.uid))}
         assert leases == self.model.leases
 
     @invariant()

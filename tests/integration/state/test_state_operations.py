@@ -8,7 +8,17 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-from tests.fixtures.sessions import START, a_claim, a_request, a_session, a_view, grant, labels
+from tests.fixtures.sessions import (
+    START,
+    a_claim,
+    a_request,
+    a_session,
+    a_view,
+    all_leases,
+    grant,
+    is_removed,
+    labels,
+)
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state.entries import (
@@ -42,7 +52,7 @@ async def refused(call: object) -> Reason:
 
 
 async def until_expired(store: RedisStore, uid: str) -> None:
-    while await store.leases(uid):  # noqa: ASYNC110 - the clock of Redis ends it
+    while await store.count_leases(uid):  # noqa: ASYNC110 - the clock of Redis ends it
         await asyncio.sleep(0)
 
 
@@ -127,7 +137,7 @@ async def test_deleted_session_is_hidden_everywhere_and_keeps_its_id(store: Redi
         store.add_labels(made.uid, a_request(), "ann", labels([1])),
         store.renew(made.uid, a_request(), "ann", [], 1_000),
         store.release(made.uid, a_request(), "ann", [1], Release.SKIP),
-        store.leases(made.uid),
+        store.count_leases(made.uid),
         store.log(made.uid, 0, 10),
         store.publish_head(made.uid, "key", b"head"),
         store.put_neighbours(made.uid, "v1", rows, rows[:, None]),
@@ -152,7 +162,7 @@ async def test_purge_removes_what_was_deleted_a_day_ago(store: RedisStore) -> No
     await client.zadd(DELETED, {f"{gone.uid} {gone.session_id}": 0})
     await client.zadd(DELETED, {f"{kept.uid} {kept.session_id}": 0})  # too early: put back
     assert await store.purge() == 1
-    assert await client.exists(*SessionKeys(gone.uid).data([3])) == 0
+    assert await is_removed(store, gone.uid)
     assert await client.exists(name_key(gone.session_id)) == 0
     again = await store.create(gone.session_id, gone.settings, a_request("again"))
     assert again.uid != gone.uid
@@ -325,12 +335,12 @@ async def test_repeated_claim_gets_the_same_items_until_they_expire(store: Redis
         first.payloads,
         first.deadline_ms,
     )
-    assert len(await store.leases(session.uid)) == 2
+    assert len(await all_leases(store, session.uid)) == 2
     other = a_claim([1], request=a_request("other", request_id=claim.request.request_id))
     assert await refused(store.claim(session.uid, other)) is Reason.REQUEST_ID_REUSED
     short = a_claim([3], lease_ms=1, view=await a_view(store, session))
     assert isinstance(await store.claim(session.uid, short), Granted)
-    while any(lease.row == 3 for lease in await store.leases(session.uid)):  # noqa: ASYNC110
+    while any(lease.row == 3 for lease in await all_leases(store, session.uid)):  # noqa: ASYNC110
         await asyncio.sleep(0)
     assert await refused(store.claim(session.uid, short)) is Reason.REQUEST_EXPIRED
 
@@ -368,7 +378,7 @@ async def test_labels_end_only_the_annotators_own_leases(store: RedisStore) -> N
     await grant(store, session, [1, 2], "bob")
     written = await store.add_labels(session.uid, a_request(), "ann", labels([1, 7], leased=True))
     assert written.outcomes == (Outcome.NEW, Outcome.LATE)
-    held = [(lease.row, lease.annotator) for lease in await store.leases(session.uid)]
+    held = [(lease.row, lease.annotator) for lease in await all_leases(store, session.uid)]
     assert held == [(1, "bob"), (2, "ann"), (2, "bob")]
 
 
@@ -411,7 +421,7 @@ async def test_a_thousand_labels_in_one_call(store: RedisStore) -> None:
         session.uid, a_request(), "ann", labels(list(rows), b"v" * 200, leased=True)
     )
     assert written.outcomes == (Outcome.NEW,) * 1_000
-    assert await store.leases(session.uid) == []
+    assert await all_leases(store, session.uid) == []
     entry = (await store.log(session.uid, 2, 1)).entries[0]
     assert isinstance(entry, LabelsEntry)
     assert entry.rows == tuple(rows)
@@ -447,7 +457,7 @@ async def test_renew_moves_deadlines(store: RedisStore) -> None:
     assert await store.renew(session.uid, request, "ann", [3, 4, 9, 3], 120_000) == named
     everything = await store.renew(session.uid, a_request(), "ann", [], 180_000)
     assert (everything.renewed, everything.lost) == ((1, 2, 3), ())
-    deadlines = {lease.row: lease.deadline_ms for lease in await store.leases(session.uid)}
+    deadlines = {lease.row: lease.deadline_ms for lease in await all_leases(store, session.uid)}
     assert {deadlines[row] for row in (1, 2, 3)} == {everything.deadline_ms}
     assert deadlines[4] != everything.deadline_ms
     nobody = await store.renew(session.uid, a_request(), "an", [], 180_000)

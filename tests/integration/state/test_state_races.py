@@ -80,7 +80,7 @@ async def test_all_labels_of_racing_annotators_are_in_the_log(every_redis_url: s
     assert [entry.offset for entry in log.entries] == list(range(1, len(log.entries) + 1))
     logged = Counter(row for e in log.entries if isinstance(e, LabelsEntry) for row in e.rows)
     assert logged == Counter(range(ITEMS))
-    assert await stores[0].leases(session.uid) == []
+    assert await stores[0].count_leases(session.uid) == 0
     for store in stores:
         await store.close()
 

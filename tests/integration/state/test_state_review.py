@@ -90,7 +90,7 @@ async def test_a_second_look_that_ends_without_a_label_leaves_an_open_vote(
     assert await review(store, session, [1], "bob", lease_ms=lease_ms) == (1,)
     if ends == "release":
         await store.release(session.uid, a_request(), "bob", [1], Release.RETURN)
-    while await store.leases(session.uid):  # noqa: ASYNC110 - the clock of Redis ends it
+    while await store.count_leases(session.uid):  # noqa: ASYNC110 - the clock of Redis ends it
         await asyncio.sleep(0)
     assert (await grant(store, session, [1], "ann")).rows == ()
     assert (await grant(store, session, [1], "cyd")).rows == (1,)

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.crc import key_slot
-from tests.fixtures.redis_topologies import AclRedis, Cluster, RedisServer, Replicated, Sentinels
+from tests.fixtures.certificates import Authority, Certificates, Pair, make_certificates
+from tests.fixtures.redis_topologies import (
+    AclRedis,
+    Cluster,
+    RedisServer,
+    Replicated,
+    Sentinels,
+    TlsRedis,
+)
 from tests.fixtures.sessions import a_claim, a_request, a_session, grant, labels
 
 from coresift.server.errors import CoresiftError, Reason, StartError
@@ -219,6 +231,120 @@ async def test_a_wrong_password_is_told_and_not_repeated(tmp_path: Path) -> None
             assert "s3cret" not in "".join(traceback.format_exception(caught.value))
         with pytest.raises(StartError, match="refuses the password"):
             await RedisStore.connect(server.server.url)
+
+
+# TLS
+
+
+async def test_a_server_that_speaks_tls_does_what_one_without_does(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    ours, client = certificates.authority, certificates.client
+    with TlsRedis(tmp_path / "one-sided", certificates.server) as server:
+        store = await RedisStore.connect(server.url_of(ours.certificate))
+        await work(store)
+        await store.close()
+        with pytest.raises(StartError, match="does not answer"):
+            await RedisStore.connect(f"redis://{server.proxy.address}")
+    with TlsRedis(tmp_path / "mutual", certificates.server, clients_of=ours) as server:
+        store = await RedisStore.connect(server.url_of(ours.certificate, client))
+        await work(store)
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    ("shown", "trusted", "says"),
+    [
+        ("server", "foreign", "certificate verify failed"),
+        ("foreign_server", "authority", "certificate verify failed"),
+        ("expired", "authority", "certificate has expired"),
+    ],
+)
+async def test_a_server_without_a_good_certificate_is_refused_at_start(
+    certificates: Certificates, tmp_path: Path, shown: str, trusted: str, says: str
+) -> None:
+    authority: Authority = getattr(certificates, trusted)
+    with (
+        TlsRedis(tmp_path, getattr(certificates, shown)) as server,
+        pytest.raises(StartError, match=f"The state store does not answer: .*{says}"),
+    ):
+        await RedisStore.connect(server.url_of(authority.certificate))
+
+
+@contextmanager
+def refusing(certificates: Certificates) -> Iterator[str]:
+    """HOST:PORT of one who says, as Redis does, why it refuses a client's certificate.
+
+    (The proxy of `TlsRedis` only ends such connections.)
+    """
+    context = ssl.create_default_context(
+        ssl.Purpose.CLIENT_AUTH, cafile=certificates.authority.certificate
+    )
+    context.load_cert_chain(certificates.server.certificate, certificates.server.key)
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    def refuse() -> None:
+        accepted, _ = listening.accept()
+        tls = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
+        with pytest.raises(ssl.SSLError):
+            tls.do_handshake()
+        with socket.socket(fileno=tls.detach()) as plain:
+            plain.settimeout(20)
+            while plain.recv(1_000):  # closed before, its words would be lost
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as thread:
+        listening.settimeout(20)
+        refused = thread.submit(refuse)
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        refused.result()
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        (None, "certificate required"),
+        ("foreign_client", "unknown ca"),
+        ("expired_client", "certificate expired"),
+    ],
+)
+async def test_a_client_without_a_good_certificate_is_told_at_start(
+    certificates: Certificates, tmp_path: Path, own: str | None, says: str
+) -> None:
+    pair: Pair | None = getattr(certificates, own) if own else None
+    authority = certificates.authority
+    with TlsRedis(tmp_path, certificates.server, clients_of=authority) as server:
+        url = server.url_of(authority.certificate, pair)
+        with pytest.raises(StartError, match="The state store does not answer: "):
+            await RedisStore.connect(url)
+        with (
+            refusing(certificates) as address,
+            pytest.raises(StartError, match=f"The state store does not answer: .*{says}"),
+        ):
+            await RedisStore.connect(url.replace(server.proxy.address, address))
+
+
+async def test_replaced_certificates_are_used_by_new_connections(tmp_path: Path) -> None:
+    old, mine = make_certificates(tmp_path / "old"), tmp_path / "mine"
+    client = old.authority.issue("client", folder=mine)
+    trusted = old.authority.certificate
+    with TlsRedis(tmp_path / "redis", old.server) as server:
+        store = await RedisStore.connect(server.url_of(trusted, client))
+        session = await work(store)
+        # Another authority from now on, of the server and of its clients.
+        server.present(old.foreign_server)
+        server.demand(old.foreign)
+        await label(store, session)  # on a connection that was there before
+        await store._link.disconnect()
+        assert (await refused(label(store, session))).reason is Reason.STATE_UNAVAILABLE
+        trusted.write_bytes(old.foreign.certificate.read_bytes())
+        await store._link.disconnect()
+        assert (await refused(label(store, session))).reason is Reason.STATE_UNAVAILABLE
+        old.foreign.issue("client", folder=mine)
+        await until_back(store)
+        before = await store.read(session.session_id)
+        assert (await label(store, session)).revision > before.revision
+        await store.close()
 
 
 # Replicas

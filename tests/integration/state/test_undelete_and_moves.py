@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.fixtures.sessions import a_request, a_session, grant, labels
+from tests.fixtures.sessions import a_request, a_session, all_leases, grant, is_removed, labels
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state import keys
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.redis_store import RedisStore
 from coresift.server.state.store import ANSWER_MS, Request, SessionRecord, Settings
-from coresift.server.state.transfer import Rows, Standing
+from coresift.server.state.transfer import START, Rows, Standing
 
 
 def anyone(settings: Settings) -> None:
@@ -44,13 +44,13 @@ async def test_undelete_brings_everything_back(store: RedisStore) -> None:
     session = await a_session(store)
     await grant(store, session, range(4), "ann")
     await store.add_labels(session.uid, a_request(), "ann", labels([0, 1]))
-    before, leases = await store.read(session.session_id), await store.leases(session.uid)
+    before, leases = await store.read(session.session_id), await all_leases(store, session.uid)
     delete, undelete = a_request("delete"), a_request("undelete")
     await store.delete(session.session_id, delete)
     assert not await listed(store, session.session_id)
     record = await store.undelete(session.session_id, undelete, anyone)
     assert record == before == await store.read(session.session_id)
-    assert await store.leases(session.uid) == leases
+    assert await all_leases(store, session.uid) == leases
     assert await listed(store, session.session_id)
     # Repeated: nothing more happens, whichever came last.
     assert await store.undelete(session.session_id, undelete, anyone) == record
@@ -104,7 +104,7 @@ async def test_undelete_and_purge_at_the_same_time(store: RedisStore) -> None:
             if isinstance(result, CoresiftError):
                 assert result.reason is Reason.SESSION_NOT_FOUND
                 assert await reason_of(store.read(session.session_id)) is Reason.SESSION_NOT_FOUND
-                assert not await store._link.client.exists(SessionKeys(session.uid).meta)
+                assert await is_removed(store, session.uid)
             else:
                 assert (await store.log(session.uid, 0, 100)).record.votes == 2
                 assert await listed(store, session.session_id)
@@ -112,7 +112,7 @@ async def test_undelete_and_purge_at_the_same_time(store: RedisStore) -> None:
 
 async def copied(store: RedisStore, session: SessionRecord, freezer: str) -> tuple[str, Standing]:
     uid = await store.stage(session.session_id)
-    piece = await store.copy_log(session.uid, 0, freezer)
+    piece = await store.copy_log(session.uid, START, freezer)
     assert piece.standing is not None
     await store.stage_log(uid, 0, piece.entries)
     await store.stage_log(uid, 0, piece.entries)  # again: nothing
@@ -140,7 +140,7 @@ async def test_a_swap_that_broke_off_is_finished_by_whoever_comes_next(store: Re
     store._uids.clear()
     await client.zadd(keys.DELETED, {f"{session.uid} {session.session_id}": 1})
     await store.purge()
-    assert not await client.exists(SessionKeys(session.uid).meta)
+    assert await is_removed(store, session.uid)
     assert (await store.read(session.session_id)).uid == uid
     await store.delete(session.session_id, a_request())
 
@@ -148,7 +148,7 @@ async def test_a_swap_that_broke_off_is_finished_by_whoever_comes_next(store: Re
 async def test_a_frozen_session_goes_on_when_it_took_too_long(store: RedisStore) -> None:
     session = await a_session(store)
     uid, standing = await copied(store, session, "me")
-    await store.thaw(session.uid, standing, "me")
+    await store.thaw(session.uid, "me")
     await store.add_labels(session.uid, a_request(), "ann", labels([1]))
     late = store.replace_with_staged(session.session_id, session.uid, uid, standing, "me")
     assert await reason_of(late) is Reason.STATE_UNAVAILABLE
@@ -158,7 +158,7 @@ async def test_a_frozen_session_goes_on_when_it_took_too_long(store: RedisStore)
     for member in (uid, session.uid):
         await client.zadd(keys.DELETED, {f"{member} {session.session_id}": 1})
     await store.purge()
-    assert not await client.exists(SessionKeys(uid).meta)
+    assert await is_removed(store, uid)
     assert (await store.log(session.uid, 0, 10)).record.votes == 1
 
 
@@ -168,4 +168,4 @@ async def test_staged_logs_have_no_gaps(store: RedisStore) -> None:
     gap = store.stage_log(uid, standing.offset + 1, [b"\x80"])
     assert await reason_of(gap) is Reason.STATE_UNAVAILABLE
     await store.discard(uid, session.session_id, standing)
-    assert not await store._link.client.exists(*SessionKeys(uid).data([]))
+    assert await is_removed(store, uid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections import Counter
 from typing import Any
@@ -79,6 +80,17 @@ def test_looking_a_name_up() -> None:
         look_up(("no-such-host.invalid", 7))
 
 
+@pytest.mark.parametrize("first", [4, 6])
+def test_a_name_with_both_families(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
+    """The system's order counts: it knows what this machine can reach."""
+    four = [(socket.AF_INET, 1, 6, "", (f"10.0.0.{n}", 7)) for n in (2, 1, 2)]
+    six = [(socket.AF_INET6, 1, 6, "", (f"fd00::{n}", 7, 0, 0)) for n in (2, 1)]
+    found = four + six if first == 4 else six + four
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    wanted = {4: ("10.0.0.1:7", "10.0.0.2:7"), 6: ("[fd00::1]:7", "[fd00::2]:7")}
+    assert look_up(("coresift", 7)) == wanted[first]
+
+
 @given(st.permutations(THREE), st.text())
 def test_every_client_ranks_the_same(order: list[str], key: str) -> None:
     assert ranking(order, key) == ranking(THREE, key)
@@ -154,7 +166,7 @@ def test_a_name_is_looked_up_beside_the_calls() -> None:
     routes.pick("s")
     names.settle(routes)
     assert routes.addresses == THREE
-    assert routes.known == {*THREE, "dns:///coresift:50051"}
+    assert routes.known == set(THREE)
     assert routes.authority_of(THREE[0]) == "coresift:50051"
     assert routes.authority_of("dns:///coresift:50051") == ""
     routes.pick("s")
@@ -175,6 +187,29 @@ def test_a_name_is_looked_up_beside_the_calls() -> None:
     routes.pick("s")
     names.settle(routes)
     assert routes.addresses == ("dns:///coresift:50051",)  # one replica needs no choice
+
+
+def test_a_name_is_called_itself_when_none_of_its_addresses_answers() -> None:
+    """gRPC looks it up in its own way: both families."""
+    clock, names, name = Clock(), Names(), "dns:///coresift:50051"
+    routes = Routes(name, clock=clock, resolve=names)
+    assert not routes.has_others({name})
+    routes.pick("s")
+    names.settle(routes)
+    first, *others = ranking(THREE, "s")
+    assert routes.has_others(THREE)
+    assert not routes.has_others({*THREE, name})
+    assert routes.pick("s", THREE) == name
+    for address in THREE:
+        assert name not in routes.known
+        routes.avoid(address)
+    assert (routes.pick("s"), routes.known) == (name, {*THREE, name})
+    assert routes.pick("s", {name}) == first
+    routes.avoid(name)
+    assert routes.pick("s") == first
+    assert routes.pick("s", {first, name}) == others[0]
+    clock.now += AVOIDED_S
+    assert (routes.pick("s"), routes.known) == (first, set(THREE))
 
 
 def three_replicas(answer: Any) -> Driver:

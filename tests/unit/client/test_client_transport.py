@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import socketserver
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -183,6 +185,65 @@ async def test_streams(client: Any, service: tuple[str, Scripted]) -> None:
     found = [record.item_id async for record in client.list_labels("s", 0)]
     assert found == ["i0", "i1", "i2"]
     assert len(servicer.requests) == 2
+
+
+@pytest.mark.parametrize("session", ["", "two\nlines", "\x00", "ümlaut", "a b", "x" * 65])
+async def test_ids_that_no_session_can_have_are_the_servers_to_refuse(
+    client: Any, service: tuple[str, Scripted], session: str
+) -> None:
+    """They travel in the request only: no header could hold some of them."""
+    servicer = service[1]
+    servicer.script = [status(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")]
+    with pytest.raises(InvalidInput):
+        await client.next_batch(session, "ann", 3)
+    assert [request.session_id for request in servicer.requests] == [session]
+    assert "x-coresift-session" not in servicer.metadata[0]
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.SimpleQueue[bytes]]:
+    """The first bytes of whoever connects to the HTTP proxy that the environment names."""
+    asked: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    class Hears(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            asked.put(self.request.recv(100))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Hears) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        for name in ("grpc_proxy", "https_proxy", "http_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{server.server_address[1]}")
+        for name in ("no_grpc_proxy", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        yield asked
+        server.shutdown()
+        thread.join()
+
+
+async def call(kind: type[Client | AsyncClient], target: str, **arguments: Any) -> None:
+    """One call of either client."""
+    if kind is Client:
+        with Client(target, **arguments) as client:
+            client.next_batch("s", "ann", 3)
+    else:
+        async with AsyncClient(target, **arguments) as client_of_asyncio:
+            await client_of_asyncio.next_batch("s", "ann", 3)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_no_proxy_sees_a_token_in_plain_text(
+    kind: type[Client], service: tuple[str, Scripted], proxy: queue.SimpleQueue[bytes]
+) -> None:
+    """Nor anything that is for this machine only."""
+    away = {"target": "coresift.invalid:50051", "max_attempts": 1}
+    await call(kind, service[0], token="secret")  # noqa: S106 - of no one
+    with pytest.raises(Unavailable):
+        await call(kind, **away, token="secret", insecure_token=True)  # noqa: S106
+    assert proxy.empty()
+    with pytest.raises(Unavailable):
+        await call(kind, **away)
+    assert proxy.get(timeout=10).startswith(b"CONNECT coresift.invalid:50051 ")
 
 
 async def test_a_stream_may_be_left_early(client: Any) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from coresift.server.access_tokens import parse_tokens
-from coresift.server.rpc import rules
-from coresift.server.rpc.rules import SCOPES, scope_of
+from coresift.server.rpc import scopes
+from coresift.server.rpc.scopes import SCOPES, scope_of
+from coresift.server.state.trial import ACL_RULE, CLUSTER_COMMANDS, SENTINEL_ACL_RULE
 from coresift.v1 import selection_pb2 as pb
 
-PAGE = (Path(rules.__file__).parent / "SECURITY.md").read_text()
+PAGE = (Path(scopes.__file__).parent / "SECURITY.md").read_text()
 
 
 def test_the_table_is_the_rules() -> None:
@@ -32,3 +33,10 @@ def test_the_example_is_a_file_of_tokens() -> None:
     assert (token.name, token.caller.tenant) == ("frontend", "acme")
     with pytest.raises(ValueError, match="64 lower-case"):
         parse_tokens(example)
+
+
+def test_the_least_rights_in_redis() -> None:
+    words = " ".join(PAGE.split())
+    assert f"ACL SETUSER coresift on >PASSWORD {ACL_RULE} and" in words
+    assert " ".join(f"+{name}" for name in CLUSTER_COMMANDS) in words
+    assert SENTINEL_ACL_RULE in words

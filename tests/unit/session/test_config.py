@@ -361,6 +361,12 @@ FULL = a_config(
         (("groups", "order"), "by time"),
         (("stop", "patience"), 3),
         (("signals", 0, "row"), 3),
+        (("signals", 0, "content_hash"), "../../private"),
+        (("signals", 0, "content_hash"), "AB" * 32),
+        (("signals", 0, "content_hash"), 3),
+        (("signals", 0, "doubt"), "oracle"),
+        (("prior_head",), "ab" * 32 + "\n"),
+        (("prior_head",), 3),
     ],
     ids=lambda part: ".".join(map(str, part)) if isinstance(part, tuple) else None,
 )

@@ -34,6 +34,7 @@ SPEC = JobSpec(
     grace_s=60.0,
     config_version=3,
     revision=4,
+    nonce=b"\0nonce",
     head_version="r4",
     signals=(Pinned("kinds", "ab" * 32, "class", ("kind",)),),
     items=100,

@@ -1,33 +1,60 @@
-"""Gates: places, queues, shares of tenants and sessions, and what a pause gives back."""
+"""Gates: places, queues, who is refused, and shares of tenants and sessions."""
 
 from __future__ import annotations
 
 import asyncio
-from threading import Event
+from contextlib import suppress
 
 import pytest
 
 from coresift.server.errors import CoresiftError, Reason
-from coresift.server.session import gate as gates
-from coresift.server.session.gate import CALL, Call, Gate, GateLimits, Turn
-from coresift.server.session.workers import Workers
+from coresift.server.session.call import Call
+from coresift.server.session.gate import Gate, GateLimits, Turn
+from coresift.server.session.gate_pressure import CALM_S, PATIENCE_S
+
+WORK_S, BRIEF_S = 0.4, 0.02
 
 
-async def filled(gate: Gate, *calls: Call) -> list[Turn]:
-    return [await gate.enter(call) for call in calls]
+class Bench:
+    """A gate with a clock that stands still unless it is set."""
 
+    def __init__(self, places: int, queue: int, *, adapts: bool = False) -> None:
+        self.now = 100.0
+        self.causes: list[str] = []
+        limits = GateLimits(places, queue, adapts)
+        self.gate = Gate("calls", limits, self.causes.append, clock=lambda: self.now)
 
-async def queued(gate: Gate, *calls: Call) -> list[asyncio.Task[Turn]]:
-    tasks = [asyncio.create_task(gate.enter(call)) for call in calls]
-    await asyncio.sleep(0)
-    return tasks
+    async def filled(self, *calls: Call) -> list[Turn]:
+        return [await self.gate.enter(call) for call in calls]
+
+    async def queued(self, *calls: Call) -> list[asyncio.Task[Turn]]:
+        tasks = [asyncio.create_task(self.gate.enter(call)) for call in calls]
+        await asyncio.sleep(0)
+        return tasks
+
+    async def work(self, call: Call, seconds: float) -> None:
+        """A call from its start to its end."""
+        turn = await self.gate.enter(call)
+        self.now += seconds
+        turn.end()
+
+    def refusal(self, call: Call, left_s: float | None = None) -> CoresiftError:
+        with pytest.raises(CoresiftError) as caught:
+            self.gate.check(call, left_s)
+        assert caught.value.reason is Reason.OVERLOADED
+        assert caught.value.retry_after_s
+        return caught.value
+
+    @property
+    def is_empty(self) -> bool:
+        return (self.gate.working, self.gate.waiting) == (0, 0)
 
 
 async def test_places_then_the_queue_in_order() -> None:
-    gate = Gate("calls", GateLimits(2, 4))
-    first, second = await filled(gate, Call("a"), Call("a"))
-    waiting = await queued(gate, Call("a"), Call("a"))
-    assert (gate.working, gate.waiting) == (2, 2)
+    bench = Bench(2, 4)
+    first, second = await bench.filled(Call("a"), Call("a"))
+    waiting = await bench.queued(Call("a"), Call("a"))
+    assert (bench.gate.working, bench.gate.waiting) == (2, 2)
     first.end()
     first.end()
     assert await waiting[0]
@@ -35,161 +62,192 @@ async def test_places_then_the_queue_in_order() -> None:
     second.end()
     (await waiting[0]).end()
     (await waiting[1]).end()
-    assert (gate.working, gate.waiting) == (0, 0)
+    assert bench.is_empty
+
+
+async def test_who_has_begun_comes_before_those_who_have_not() -> None:
+    bench = Bench(1, 4)
+    [turn] = await bench.filled(Call("a"))
+    [later] = await bench.queued(Call("a"))
+    begun = asyncio.create_task(bench.gate.enter(Call("a"), first=True))
+    await asyncio.sleep(0)
+    turn.end()
+    (await begun).end()
+    (await later).end()
+    assert bench.is_empty
 
 
 async def test_a_caller_that_goes_away_leaves_no_trace() -> None:
-    gate = Gate("calls", GateLimits(1, 4))
-    [turn] = await filled(gate, Call("a"))
-    gone, there = await queued(gate, Call("a"), Call("a"))
+    bench = Bench(1, 4)
+    [turn] = await bench.filled(Call("a"))
+    gone, there = await bench.queued(Call("a"), Call("a"))
     gone.cancel()
     turn.end()
     assert await there
     with pytest.raises(asyncio.CancelledError):
         await gone
-    again = await queued(gate, Call("a"))
+    again = await bench.queued(Call("a"))
     (await there).end()
     again[0].cancel()  # its turn has come, but it does not know yet
     await asyncio.gather(*again, return_exceptions=True)
-    assert (gate.working, gate.waiting) == (0, 0)
+    assert bench.is_empty
+
+
+async def test_a_pause_gives_the_place_to_the_next_and_nobody_waits_again() -> None:
+    bench = Bench(1, 4)
+    [turn] = await bench.filled(Call("a"))
+    [waiting] = await bench.queued(Call("a"))
+    turn.pause()
+    turn.pause()
+    other = await waiting
+    turn.resume()
+    assert bench.gate.working == 2
+    other.end()
+    turn.end()
+    turn.resume()
+    assert bench.is_empty
 
 
 async def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
-    causes: list[str] = []
-    gate = Gate("calls", GateLimits(1, 1), causes.append)
-    [turn] = await filled(gate, Call("a"))
-    [waiting] = await queued(gate, Call("a"))
-    with pytest.raises(CoresiftError) as caught:
-        gate.check(Call("a"))
-    assert caught.value.reason is Reason.OVERLOADED
-    assert caught.value.retry_after_s
-    assert causes == ["queue"]
+    bench = Bench(1, 1)
+    [turn] = await bench.filled(Call("a"))
+    [waiting] = await bench.queued(Call("a"))
+    assert bench.refusal(Call("a")).metadata["cause"] == "queue"
+    assert bench.causes == ["queue"]
     turn.end()
     (await waiting).end()
 
 
 async def test_a_call_that_has_no_time_to_wait_is_refused() -> None:
-    causes: list[str] = []
-    gate = Gate("calls", GateLimits(1, 9), causes.append)
-    (await gate.enter(Call("a"))).end()
-    [turn] = await filled(gate, Call("a"))
-    gate._times["a"].usual = 0.5
-    gate.check(Call("a"), left_s=10.0)
-    with pytest.raises(CoresiftError):
-        gate.check(Call("a"), left_s=0.1)
-    assert causes == ["deadline"]
-    turn.end()
+    bench = Bench(1, 9)
+    await bench.work(Call("a"), WORK_S)
+    await bench.filled(Call("a"))
+    bench.gate.check(Call("a"), left_s=2 * WORK_S)
+    bench.refusal(Call("a"), left_s=WORK_S / 2)
+    assert bench.causes == ["deadline"]
 
 
-async def test_a_burst_may_queue_but_lasting_pressure_may_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock = 100.0
-    monkeypatch.setattr(gates.time, "monotonic", lambda: clock)
-    gate = Gate("calls", GateLimits(1, 9))
-    turn = await gate.enter(Call("a"))
-    clock += 0.4
-    turn.end()
-    turn = await gate.enter(Call("a"))  # takes 0.4 s as a rule
-    gate.check(Call("a"))
-    for _ in range(12):
-        clock += 0.1
+async def test_a_burst_may_queue_but_lasting_pressure_may_not() -> None:
+    bench = Bench(1, 9)
+    await bench.work(Call("a"), WORK_S)
+    began = bench.now
+    while bench.now - began < PATIENCE_S:
+        turn = await bench.gate.enter(Call("a"))
+        bench.gate.check(Call("a"))  # would wait for all of the turn
+        bench.now += WORK_S
         turn.end()
-        turn = await gate.enter(Call("a"))
-        gate._times["a"].usual = gate._times["a"].alone = 0.4
-        pressed_for = clock - 100.4
-        if pressed_for <= gates.PATIENCE_S - 0.05:
-            gate.check(Call("a"))
-    with pytest.raises(CoresiftError):
-        gate.check(Call("a"))
-    clock += 0.25  # nearly done: a short wait is welcome
-    gate.check(Call("a"))
+    turn = await bench.gate.enter(Call("a"))
+    bench.refusal(Call("a"))
+    assert bench.causes == ["wait"]
+    bench.now += 0.6 * WORK_S  # nearly done: a short wait is welcome
+    bench.gate.check(Call("a"))
+    bench.now += CALM_S
     turn.end()
+    await bench.filled(Call("a"))
+    bench.gate.check(Call("a"))  # the next burst
+
+
+async def test_even_a_burst_waits_no_longer_than_a_second() -> None:
+    bench = Bench(1, 99)
+    await bench.work(Call("a"), WORK_S)
+    await bench.filled(Call("a"))
+    waiting = await bench.queued(Call("a"))
+    bench.gate.check(Call("a"))
+    waiting += await bench.queued(Call("a"))
+    bench.refusal(Call("a"))
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_one_session_leaves_places_to_others() -> None:
-    gate = Gate("calls", GateLimits(4, 9))
-    turns = await filled(gate, *[Call("a", session="s")] * 3)
-    same, other = await queued(gate, Call("a", session="s"), Call("a", session="t"))
-    assert other.done() is False or gate.working == 4
-    await asyncio.sleep(0)
+    bench = Bench(4, 9)
+    turns = await bench.filled(*[Call("a", session="s")] * 3)
+    [same] = await bench.queued(Call("a", session="s"))
+    assert (bench.gate.working, bench.gate.waiting) == (3, 1)
+    [other] = await bench.filled(Call("a", session="t"))  # does not queue behind it
     turns[0].end()
-    await asyncio.gather(same, other)
-    for turn in [*turns, same.result(), other.result()]:
+    for turn in [*turns, await same, other]:
         turn.end()
-    assert gate.working == 0
+    assert bench.is_empty
 
 
 async def test_the_tenant_that_had_least_comes_first() -> None:
-    gate = Gate("calls", GateLimits(1, 100))
-    gate.check(Call("a", tenant="small"))
-    [turn] = await filled(gate, Call("a", tenant="large"))
-    await asyncio.sleep(0.01)
-    large = await queued(gate, *[Call("a", tenant="large")] * 5)
-    [small] = await queued(gate, Call("a", tenant="small"))
+    bench = Bench(1, 100)
+    large, small = Call("a", tenant="large"), Call("a", tenant="small")
+    bench.gate.check(large)
+    bench.gate.check(small)
+    [turn] = await bench.filled(large)
+    waiting = await bench.queued(*[large] * 5)
+    [first] = await bench.queued(small)
+    bench.now += 0.01
     turn.end()
-    (await small).end()
-    assert not any(task.done() for task in large[1:])
-    for task in large:
-        (await task).end()
-
-
-async def test_a_tenant_has_its_share_of_the_queue_and_alone_all_of_it() -> None:
-    causes: list[str] = []
-    gate = Gate("calls", GateLimits(1, 4), causes.append)
-    [turn] = await filled(gate, Call("a", tenant="large"))
-    waiting = await queued(gate, *[Call("a", tenant="large")] * 3)
-    gate.check(Call("a", tenant="large"))
-    gate.check(Call("a", tenant="small"))
-    with pytest.raises(CoresiftError):
-        gate.check(Call("a", tenant="large"))
-    gate.check(Call("a", tenant="small"))
-    assert causes == ["tenant"]
-    turn.end()
+    (await first).end()
+    assert not any(task.done() for task in waiting[1:])
     for task in waiting:
         (await task).end()
 
 
-async def test_those_who_wait_for_shared_work_hold_no_permit() -> None:
-    gate, workers = Gate("calls", GateLimits(2, 9)), Workers(1)
-    release = Event()
-
-    async def fit() -> int:
-        return await workers.run(lambda: release.wait() and 7)
-
-    async def call() -> int:
-        mine = Call("a", refusable=True)
-        CALL.set(mine)
-        mine.permit = await gate.enter(mine)
-        try:
-            return await workers.shared(fit())
-        finally:
-            mine.permit.end()
-
-    calls = [asyncio.create_task(call()) for _ in range(20)]
-    while gate.waiting or workers.gate.waiting < 19:  # noqa: ASYNC110 - until all got there
-        await asyncio.sleep(0)
-    assert gate.working == 0
-    release.set()
-    assert await asyncio.gather(*calls) == [7] * 20
-    assert (gate.working, workers.gate.working) == (0, 0)
-    await workers.drain(1)
+async def test_a_tenant_has_its_share_of_the_queue_and_alone_all_of_it() -> None:
+    bench = Bench(1, 4)
+    large, small = Call("a", tenant="large"), Call("a", tenant="small")
+    await bench.filled(large)
+    waiting = await bench.queued(*[large] * 3)
+    bench.gate.check(large)
+    bench.gate.check(small)
+    bench.refusal(large)
+    bench.gate.check(small)
+    assert bench.causes == ["tenant"]
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_a_thread_is_taken_until_the_work_of_a_caller_that_is_gone_ends() -> None:
-    workers, running, release = Workers(1), Event(), Event()
+async def test_a_tenant_that_does_not_come_any_more_has_no_share() -> None:
+    bench = Bench(1, 4)
+    large, small = Call("a", tenant="large"), Call("a", tenant="small")
+    bench.gate.check(large)
+    bench.gate.check(small)
+    bench.now += 60.0
+    await bench.filled(large)
+    waiting = await bench.queued(*[large] * 3)
+    bench.gate.check(large)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
-    def work() -> None:
-        running.set()
-        release.wait()
 
-    call = asyncio.create_task(workers.run(work))
-    await asyncio.to_thread(running.wait)
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
-    assert workers.gate.working == 1
-    release.set()
-    assert await workers.run(lambda: 3) == 3
-    assert workers.gate.working == 0
-    await workers.drain(1)
+async def under_pressure(bench: Bench, slowed: bool) -> list[int]:
+    """The places of the rounds, in which as many work as may, on one core or on many."""
+    places = []
+    for _ in range(100):
+        turns = await bench.filled(*[Call("a")] * bench.gate.places)
+        places.append(len(turns))
+        with suppress(CoresiftError):
+            bench.gate.check(Call("a"))
+        bench.now += BRIEF_S * (len(turns) if slowed else 1)
+        for turn in turns:
+            turn.end()
+    return places
+
+
+async def test_under_pressure_those_who_slow_each_other_down_get_fewer_places() -> None:
+    bench = Bench(8, 99, adapts=True)
+    await bench.work(Call("a"), BRIEF_S)
+    places = await under_pressure(bench, slowed=True)
+    assert places[0] == 8
+    assert set(places[-20:]) == {1, 2}
+    bench.now += CALM_S
+    await bench.work(Call("a"), BRIEF_S)
+    assert bench.gate.places == 8
+
+
+async def test_a_flood_from_the_start_finds_out_what_work_takes_alone() -> None:
+    bench = Bench(8, 99, adapts=True)
+    assert set((await under_pressure(bench, slowed=True))[-20:]) == {1, 2}
+
+
+async def test_under_pressure_those_who_do_not_keep_all_places() -> None:
+    bench = Bench(8, 99, adapts=True)
+    await bench.work(Call("a"), BRIEF_S)
+    assert set(await under_pressure(bench, slowed=False)) == {8}

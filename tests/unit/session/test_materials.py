@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,42 @@ def test_signals_and_a_prior_come_from_their_files(
         with pytest.raises(CoresiftError) as caught:
             loader.load(a_config(pool, **fields))
         assert caught.value.reason is Reason.ARTIFACT_MISSING
+
+
+def test_files_of_other_pools_and_sessions_are_refused(
+    pool: Pool, artifacts: Artifacts, loader: Loader
+) -> None:
+    """A session that was imported names them by their hashes."""
+    values = np.zeros(N + 1, np.float32)
+    long = artifacts.put("signals", pa.table({"loss": values})).content_hash
+    fitting = artifacts.put("signals", pa.table({"loss": values[1:]})).content_hash
+    heads = [
+        Head(Task.BINARY, np.ones((1, 5)), np.zeros(1), np.ones(1, np.bool_)),
+        Head(Task.MULTICLASS, np.ones((1, 4)), np.zeros(1), np.ones(1, np.bool_)),
+    ]
+    for fields in (
+        {"signals": (SignalFile("s/loss", long, "loss"),)},
+        {"signals": (SignalFile("s/loss", fitting, "gain"),)},
+        *({"prior_head": loader.keep_prior(head)} for head in heads),
+    ):
+        with pytest.raises(CoresiftError) as caught:
+            loader.load(a_config(pool, **fields))
+        assert caught.value.reason is Reason.ARTIFACT_MISSING
+
+
+@pytest.mark.parametrize("name", ["../private", "../nothing", "ab" * 32, ""])
+def test_no_file_outside_is_read_removed_or_told_of(artifacts: Artifacts, name: str) -> None:
+    file = Path(artifacts.put("heads", pa.table({"head": [b""]})).uri.removeprefix("file://"))
+    root = file.parent.parent
+    outside = root / "private.parquet"
+    outside.write_bytes(b"x")
+    with pytest.raises(CoresiftError) as caught:
+        artifacts.get("heads", name)
+    assert caught.value.reason is Reason.ARTIFACT_MISSING
+    assert str(root) not in caught.value.message
+    assert "bytes" not in caught.value.message
+    artifacts.remove("heads", name)
+    assert outside.exists()
 
 
 def test_a_pool_version_that_is_not_here_is_named(loader: Loader) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from coresift.server.head import Task
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.labels import UNSURE, pack_class
+from coresift.server.session.pages import Pages
 from coresift.server.session.review import votes_of
 from coresift.server.session.snapshot import Snapshot
 from coresift.server.session.votes import decide
@@ -31,13 +32,13 @@ def test_votes_name_their_items_by_place_and_annotators_who_chose_a_class(
     cast: dict[int, dict[str, int]], chance: Random
 ) -> None:
     """-1 is unsure: items and annotators with nothing else take no part."""
-    votes = {
-        row: {name: UNSURE if said < 0 else pack_class(said) for name, said in own.items()}
+    votes = Pages(
+        (row, {name: UNSURE if said < 0 else pack_class(said) for name, said in own.items()})
         for row, own in cast.items()
         if own
-    }
+    )
     nothing = np.empty(0, np.int64)
-    snapshot = Snapshot(CONFIG, 1, 1, b"", votes, nothing.astype(np.int32), nothing)
+    snapshot = Snapshot(CONFIG, 1, 1, b"", object(), votes, nothing.astype(np.int32), nothing)
     chosen = {
         row: sorted((name, said) for name, said in own.items() if said >= 0)
         for row, own in cast.items()

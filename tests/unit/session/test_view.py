@@ -75,7 +75,7 @@ def contents(view: View) -> tuple[object, ...]:
     return (
         view.key(),
         view.votes,
-        list(view.ever),
+        list(view.ever_rows),
         view.leases,
         view.skips,
         view.hidden,
@@ -110,7 +110,7 @@ def test_a_log_has_one_meaning() -> None:
     view = applied(a_log())
     assert view.key() == ViewKey(13, 12, b"nonce 12", 2, b"nonce 13")
     assert view.votes == {1: {"bob": NO, "cyd": YES}, 2: {"ann": UNSURE}}
-    assert list(view.ever) == [1, 2]
+    assert list(view.ever_rows) == [1, 2]
     assert view.vote_count == 3
     assert view.leases == {1: {"dee"}}
     assert view.extra == {1: 1}
@@ -150,8 +150,13 @@ def test_a_correction_is_one_vote_and_a_lost_one_leaves_no_item() -> None:
     view.apply(log.entries)
     assert view.votes == {}
     assert view.vote_count == 0
-    assert list(view.ever) == [1]
+    assert list(view.ever_rows) == [1]
     assert view.revision == 4
+    assert view.voted().tolist() == []
+    log.labels("bob", (7, YES), (1, YES))
+    view.apply(log.entries)
+    assert list(view.ever_rows) == view.voted().tolist() == [1, 7]
+    assert view.retracted == set()
 
 
 def test_a_snapshot_does_not_move() -> None:

@@ -16,6 +16,7 @@ from tests.fixtures.rewinds import contents
 from coresift.server.head import Task
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.labels import UNSURE, pack_class
+from coresift.server.session.pages import Pages
 from coresift.server.session.snapshot import Snapshot
 from coresift.server.session.view import View
 from coresift.server.session.view_columns import pack_view, unpack_view
@@ -122,7 +123,6 @@ def test_kept_and_read_again_it_is_the_view_of_the_log(
     assert np.array_equal(one.ever, other.ever)
     assert np.array_equal(one.first_offsets, other.first_offsets)
     assert list(one.votes) == list(other.votes)
-    assert np.array_equal(one.ever, np.fromiter(whole.ever, np.int32, len(whole.ever)))
 
 
 @settings(max_examples=50, deadline=None)
@@ -143,7 +143,7 @@ def test_one_state_has_one_file() -> None:
     first: Entry = ConfigEntry(1, 0, "q", 1, CONFIG.settings().config)
     view = of_log([first, entry])
     apart = view.copy()
-    apart.votes = {row: dict(votes) for row, votes in view.votes.items()}
+    apart.votes = Pages((row, dict(votes)) for row, votes in view.votes.items())
     assert pack_view("uid", apart).equals(pack_view("uid", view))
     assert view.votes[1] is view.votes[2]
 
@@ -162,5 +162,5 @@ def test_files_of_others_are_refused() -> None:
         with pytest.raises(ValueError, match=r"format \d of session"):
             unpack_view("uid", change_head(table, **changes))
     short = table.set_column(table.schema.get_field_index("vote_rows"), "vote_rows", [[b""]])
-    with pytest.raises(ValueError, match="0 rows with 1 values"):
+    with pytest.raises(ValueError, match="is longer"):
         unpack_view("uid", short)

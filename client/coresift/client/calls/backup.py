@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import BinaryIO
 
 from coresift.client.calls.session import Session, id_of, session_of
 from coresift.client.convert import new_request_id
-from coresift.client.errors import CoresiftError
 from coresift.client.flow import Flow, Rpc, call, gather, mapped, stream, upload
 from coresift.v1 import selection_pb2 as pb
 
@@ -59,24 +59,25 @@ def export_session(session: str | Session, to: str | os.PathLike[str] | BinaryIO
     request = pb.ExportSessionRequest(session_id=id_of(session))
     with _written(to) as file:
         start = file.tell() if file.seekable() else None
-        for attempt in range(1, ATTEMPTS + 1):
-            size = 0
+        size, attempts = 0, 1
 
-            def write(message: pb.ExportSessionResponse) -> Iterable[None]:
-                nonlocal size
-                size += file.write(message.data)
-                return ()
+        def write(message: pb.ExportSessionResponse) -> Iterable[None]:
+            nonlocal size
+            size += file.write(message.data)
+            return ()
 
-            try:
-                messages = stream(EXPORT, request, request.session_id)
-                yield from gather(mapped(messages, write))
-                return size
-            except CoresiftError as error:
-                if start is None or attempt == ATTEMPTS or not error.retryable:
-                    raise
-                file.seek(start)
-                file.truncate()
-    raise AssertionError("the last attempt returns or raises")
+        def restart() -> bool:
+            nonlocal size, attempts
+            if start is None or attempts == ATTEMPTS:
+                return False
+            file.seek(start)
+            file.truncate()
+            size, attempts = 0, attempts + 1
+            return True
+
+        messages = stream(EXPORT, request, request.session_id, restart=restart)
+        yield from gather(mapped(messages, write))
+        return size
 
 
 def import_session(
@@ -148,10 +149,11 @@ def _written(to: str | os.PathLike[str] | BinaryIO) -> Iterator[BinaryIO]:
         yield to
         return
     path = Path(to)
-    partial = path.with_name(path.name + ".partial")
+    # The file holds the key of the session's lease tokens: only a new one of our own will do.
+    number, name = tempfile.mkstemp(".partial", f"{path.name}.", path.parent)
+    partial = Path(name)
     try:
-        # The file holds the key of the session's lease tokens.
-        with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "w+b") as file:
+        with os.fdopen(number, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -9,25 +9,19 @@ from typing import Any, cast
 
 from coresift.server.metrics import Metrics
 from coresift.server.rpc.call_classes import LIMITS, CallClass, CallRule
-from coresift.server.rpc.loop_guard import LoopGuard
-from coresift.server.session.gate import Call, Gate, Turn
+from coresift.server.session.call import Call, Permit
+from coresift.server.session.gate import Gate
 
-LOOP_RETRY_S = 0.5
-"""Those whom the loop has no time for come back after one to three times this."""
 OPEN_RETRY_S = 1.0
-TASKS_S = 1.0
+"""Where too many calls are open, new ones come back after one to three times this."""
 
 
 class Admission:
-    """The permits of one server. For the event loop only.
-
-    Attributes:
-        loop: whether the loop that all calls share keeps up.
-    """
+    """The permits of one server. For the event loop only."""
 
     def __init__(self, metrics: Metrics, workers: Gate) -> None:
         """``workers``: who has a thread for numerics."""
-        self._metrics, self._workers = metrics, workers
+        self._workers = workers
         self._gates = {
             name: Gate(f"{name} calls", limits.gate, metrics.refused_by(name))
             for name, limits in LIMITS.items()
@@ -35,8 +29,6 @@ class Admission:
         self._tasks: dict[Call, asyncio.Task[Any]] = {}
         self._open: Counter[CallClass] = Counter()
         self._stopped: set[Call] = set()
-        self.loop = LoopGuard(metrics.loop_wait.observe)
-        metrics.admitted_share.set_function(lambda: self.loop.share)
         for name, gate in self._gates.items():
             metrics.calls_working.labels(name).set_function(partial(getattr, gate, "working"))
             metrics.calls_queued.labels(name).set_function(partial(getattr, gate, "waiting"))
@@ -45,10 +37,8 @@ class Admission:
         metrics.workers_queued.set_function(partial(getattr, workers, "waiting"))
 
     def check(self, rule: CallRule, call: Call) -> None:
-        """Refuse a call that would wait too long, or that the loop has no time for. OVERLOADED."""
+        """Refuse a call that would wait too long, or be one too many. OVERLOADED."""
         gate = self._gates[rule.call_class]
-        if not self.loop.has_time():
-            raise gate.refusal("loop", LOOP_RETRY_S)
         if self._open[rule.call_class] >= LIMITS[rule.call_class].open:
             raise gate.refusal("open", OPEN_RETRY_S)
         gate.check(call)
@@ -62,7 +52,7 @@ class Admission:
         self._open[rule.call_class] += 1
         return task
 
-    async def enter(self, rule: CallRule, call: Call, left_s: float | None) -> Turn:
+    async def enter(self, rule: CallRule, call: Call, left_s: float | None) -> Permit:
         """A permit, as soon as there is one; the call carries it. OVERLOADED."""
         gate = self._gates[rule.call_class]
         gate.check(call, left_s)
@@ -89,14 +79,3 @@ class Admission:
     def was_stopped(self, call: Call) -> bool:
         """Whether `stop` ended the call, not its caller."""
         return call in self._stopped
-
-    async def watch(self) -> None:
-        """Watch the loop until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.loop.watch())
-            tasks.create_task(self._count_tasks())
-
-    async def _count_tasks(self) -> None:
-        while True:
-            self._metrics.tasks.set(len(asyncio.all_tasks()))
-            await asyncio.sleep(TASKS_S)

@@ -15,7 +15,7 @@ from coresift.server.caller import CALLER, Scope
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
 from coresift.server.rpc.interceptor import Continuation
-from coresift.server.rpc.rules import scope_of
+from coresift.server.rpc.scopes import scope_of
 from coresift.server.rpc.status import CODES, to_status
 from coresift.v1 import selection_pb2 as pb
 

@@ -74,7 +74,7 @@ class CallRecorder:
         if now - self._told_at >= REFUSALS_S:
             log.warning("overloaded", method=self.method, refused=self._refused)
             self._refused, self._told_at = 0, now
-        return _overloaded(error.message, error.retry_after_s, error.metadata.get("cause", "loop"))
+        return _overloaded(error.message, error.retry_after_s, error.metadata["cause"])
 
     def failed(self, error: BaseException, record: CallRecord) -> grpc.Status | None:
         """The status of a failed call; None where nobody waits for one."""

@@ -32,9 +32,11 @@ _SIGNAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def request_of(call: message.Message, request_id: str, *, field: str = "request_id") -> Request:
-    """The identity of a write: its request_id, kept apart by tenant, and the hash of its body."""
+    """The identity of a write: its request_id, kept apart by tenant, and the hash of what it is
+    and of its body: those of other methods may have the same bytes."""
     kept = own_name(field, request_id)
-    body = call.SerializeToString(deterministic=True)
+    kind = f"{call.DESCRIPTOR.full_name}\0".encode()
+    body = kind + call.SerializeToString(deterministic=True)
     return Request(kept, blake2b(body, digest_size=16).digest())
 
 

@@ -17,7 +17,7 @@ from coresift.server.metrics import Metrics
 from coresift.server.rpc.admission import Admission
 from coresift.server.rpc.call_classes import RULES
 from coresift.server.rpc.call_record import CallRecord, CallRecorder
-from coresift.server.session.gate import CALL, Call
+from coresift.server.session.call import CALL, Call
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
@@ -159,7 +159,7 @@ class _Method:
 
     async def _enter(self, call: Call, request: Any, left_s: float | None) -> Any:
         """Wait for a permit. OVERLOADED."""
-        if not call.session and (session := _session_of(request)):
+        if session := _session_of(request):
             call.session = CALLER.get().kept_as(session)
         return await self._admission.enter(self._rule, call, left_s)
 

@@ -13,16 +13,16 @@ from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.head import Task
 from coresift.server.pool.pool import Pool
 from coresift.server.rpc import checks, encode
-from coresift.server.rpc.services import Services, reconfigured
+from coresift.server.rpc.services import Services
 from coresift.server.session.batches import Ask, Batch, Pick
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.config_checks import check_class
 from coresift.server.session.labeling import check_distinct
 from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets
+from coresift.server.session.lease_tokens import SALT_BYTES, is_lease_token, lease_token
 from coresift.server.session.live import LiveSession
 from coresift.server.session.pseudonyms import kept_name
 from coresift.server.session.ranking import PickReason
-from coresift.server.session.tokens import SALT_BYTES, is_lease_token, lease_token
 from coresift.server.state.store import RETRACTION, LabelWrite, Release
 from coresift.v1 import selection_pb2 as pb
 
@@ -48,9 +48,8 @@ class LabelingCalls:
         async def lease(live: LiveSession) -> pb.NextBatchResponse:
             kept = kept_name(live.config, live.secret, ask.annotator)
             batch = await self.services.batches.next(live, replace(ask, annotator=kept))
-            if batch.config_version not in live.view.configs:  # another replica answered first
-                await reconfigured(live)
-            return _batch(batch, request.include_metadata)
+            config = await live.config_of(batch.config_version)
+            return _batch(batch, config, request.include_metadata)
 
         return await self.services.on(session_id, lease)
 
@@ -66,12 +65,9 @@ class LabelingCalls:
             kept = kept_name(live.config, live.secret, annotator)
             writes = _writes(live, kept, request.labels)
             done = await self.services.labeling.add_labels(live, identity, kept, writes)
-            if done.config_version not in live.view.configs:
-                await reconfigured(live)
+            config = await live.config_of(done.config_version)
             return pb.AddLabelsResponse(
-                basis=encode.basis(
-                    live.view.configs[done.config_version], done.config_version, done.revision
-                ),
+                basis=encode.basis(config, done.config_version, done.revision),
                 outcomes=[pb.LabelOutcome.ValueType(int(o)) for o in done.outcomes],
             )
 
@@ -126,8 +122,7 @@ class LabelingCalls:
 
         async def page(live: LiveSession) -> pb.ListLeasesResponse:
             kept = kept_name(live.config, live.secret, request.annotator)
-            leases = await self.services.labeling.leases(live, kept)
-            leases = [lease for lease in leases if (lease.row, lease.annotator) > after]
+            leases = await self.services.labeling.leases(live, kept, after, size + 1)
             page, pool = leases[:size], live.pool
             rows = [lease.row for lease in page]
             item_ids = _ids(pool, rows)
@@ -190,8 +185,8 @@ def _purpose(request: pb.NextBatchRequest) -> int:
     return checks.known("purpose", request.purpose, pb.Purpose) if request.purpose else 0
 
 
-def _batch(batch: Batch, include_metadata: bool) -> pb.NextBatchResponse:
-    pool, config = batch.live.pool, batch.live.view.configs[batch.config_version]
+def _batch(batch: Batch, config: SessionConfig, include_metadata: bool) -> pb.NextBatchResponse:
+    pool = batch.live.pool
     rows = [pick.row for pick in batch.picks]
     answer = pb.NextBatchResponse(
         basis=encode.basis(config, batch.config_version, batch.revision, batch.head_version),

@@ -11,7 +11,6 @@ from coresift.server.session.signal_uploads import (
     SignalChunk,
     SignalHeader,
     SignalKind,
-    Upload,
     bad_signal,
 )
 from coresift.v1 import selection_pb2 as pb
@@ -25,26 +24,25 @@ class SignalCalls:
     async def PutSignals(
         self, request_iterator: AsyncIterator[pb.PutSignalsRequest], context: object
     ) -> pb.PutSignalsResponse:
-        signals, upload, header = self.services.signals, None, None
-        async for part in request_iterator:
-            if part.WhichOneof("part") == "header":
-                if header is not None:
+        parts, signals = aiter(request_iterator), self.services.signals
+        first = await anext(parts, None)
+        if first is None:
+            raise bad_signal("header", "nothing was uploaded")
+        if first.WhichOneof("part") != "header":
+            raise bad_signal("header", "the first message must be the header")
+        header = _header(first.header)
+        if (before := await signals.stored(header)) is not None:
+            return pb.PutSignalsResponse(signal=encode.signal(before))
+        pool = signals.pool(header)
+        with signals.upload(header, pool) as upload:
+            async for part in parts:
+                if part.WhichOneof("part") == "header":
                     raise bad_signal("header", "a second header came")
-                header = _header(part.header)
-                if (before := await signals.stored(header)) is not None:
-                    return pb.PutSignalsResponse(signal=encode.signal(before))
-                pool = signals.pool(header)
-                upload = Upload(header, pool)
-            elif upload is None:
-                raise bad_signal("header", "the first message must be the header")
-            else:
                 column = part.chunk.item_ids
                 offsets = checks.packed_strings("chunk.item_ids", column)
                 chunk = SignalChunk(column.data, offsets, part.chunk.values)
                 await signals.take(upload, chunk)
-        if header is None or upload is None:
-            raise bad_signal("header", "nothing was uploaded")
-        signal = await signals.store(header, pool, upload)
+            signal = await signals.store(header, pool, upload)
         return pb.PutSignalsResponse(signal=encode.signal(signal))
 
     async def ListSignals(

@@ -27,6 +27,11 @@ from coresift.server.state.store import RETRACTION, LiveLease, Settings
 from coresift.server.state.transfer import Rows, Standing
 
 MAX_ANNOTATOR_BYTES = 128
+NUMBERS = ("format", "pos", "rev", "cv", "votes", "created", "now", "quota", "budget")
+OTHER_FIELDS = ("secret", "config", "nonce")
+"""With the numbers, the fields of meta that a file must have."""
+MOST = 1 << 47
+"""Times (ms) and counts are below it: it is far off, and still a date that can be written."""
 
 
 class Copied:
@@ -159,6 +164,10 @@ class Fits:
     def entry(self, entry: Entry) -> None:
         """INVALID_BACKUP."""
         at = f"in log entry {entry.offset}"
+        if not isinstance(entry.time_ms, int) or not 0 <= entry.time_ms < MOST:
+            raise damaged(f"has {at} no time")
+        if not isinstance(entry.nonce, bytes):
+            raise damaged(f"has {at} no nonce")
         for name in annotators_of(entry):
             self.annotator(name, at)
         match entry:
@@ -213,11 +222,21 @@ class Fits:
             raise damaged(f"has {at} a class that the session lacks")
 
 
-def standing_of(meta: Mapping[str, bytes], leases: Sequence[LiveLease]) -> Standing:
-    """What a file says besides the log. ValueError, KeyError."""
-    standing = Standing(meta, tuple(leases))
-    for name in ("pos", "rev", "cv", "votes", "created", "now", "format"):
-        int(meta[name])
-    if not isinstance(meta["secret"], bytes) or len(meta["secret"]) < 16:
+def standing_of(said: Mapping[str, bytes], leases: Sequence[LiveLease]) -> Standing:
+    """What a file says besides the log. TypeError, ValueError, KeyError.
+
+    Fields of no meaning here are passed over; the newest entry's nonce is found in the log.
+    """
+    meta = {name: said[name] for name in (*NUMBERS, *OTHER_FIELDS)}
+    for name, value in meta.items():
+        if not isinstance(value, bytes):
+            raise TypeError(f"its {name} is not bytes")
+    for name in NUMBERS:
+        number = int(meta[name])
+        if meta[name] != str(number).encode() or not -1 <= number < MOST:
+            raise ValueError(f"its {name} is no number of the kind")
+    if len(meta["secret"]) < 16:
         raise ValueError("its key is too short")
-    return standing
+    if not all(0 <= lease.deadline_ms < MOST for lease in leases):
+        raise ValueError("the deadline of a lease is no time")
+    return Standing(meta, tuple(leases))

@@ -31,9 +31,9 @@ from coresift.server.session.materials import Loader, Materials
 from coresift.server.session.pools import Pools
 from coresift.server.session.sessions import check_visible
 from coresift.server.session.workers import Workers
-from coresift.server.state.entries import Entry, ExpiryEntry, LabelsEntry, unpack_entry
+from coresift.server.state.entries import Entry, ExpiryEntry, unpack_entry
 from coresift.server.state.store import ANSWER_MS, Request, SessionRecord
-from coresift.server.state.transfer import KeptAnswer, Standing, Transfers
+from coresift.server.state.transfer import START, KeptAnswer, LogPiece, Place, Standing, Transfers
 
 PIECE_BYTES = 768 << 10
 """Of the file in one message."""
@@ -42,8 +42,8 @@ LEASES = 10_000
 CLOCK_SLACK_MS = 3600 * 1000
 """By how much clocks may differ where answers of the last 24 h are looked for."""
 
-_UNSURE = (Reason.STATE_UNAVAILABLE, Reason.STATE_NOT_REPLICATED)
-"""Failures of writes that may have happened."""
+_UNNAMED = (Reason.SESSION_EXISTS, Reason.REQUEST_ID_REUSED, Reason.FORMAT_TOO_NEW)
+"""After other failures the copy may have got its name all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,37 +82,43 @@ class Backups:
             "pool": config.pool,
             "pool_version": config.pool_version,
         }
-        writer, at, answers, labelled = FrameWriter(), 0, 0, (0, b"")
+        writer, at, answers = FrameWriter(), START, 0
         yield writer.start() + writer.frame(b"H", header)
         while True:
-            piece = await self._store.copy_log(record.uid, at)
-            found = await self._workers.run(lambda: _scan(at, piece.entries))  # noqa: B023
+            piece = await self._piece(record, at)
+            young = await self._workers.run(lambda: _young_of(at, piece))  # noqa: B023
             if piece.entries:
-                yield writer.frame(b"L", [at, piece.entries])
-            kept = await self._store.copy_answers(record.uid, found.young)
+                yield writer.frame(b"L", [at.offset, piece.entries])
+            kept = await self._store.copy_answers(record.uid, young)
             if kept:
                 yield writer.frame(b"A", [(own.request_id, own.blob, own.end_ms) for own in kept])
-            at, answers = at + len(piece.entries), answers + len(kept)
-            labelled = found.labelled or labelled
+            at, answers = piece.end, answers + len(kept)
             if piece.standing is not None:
                 break
         standing = piece.standing
-        if (int(standing.meta["rev"]), standing.meta["nonce"]) != labelled:
-            raise CoresiftError(
-                Reason.STATE_UNAVAILABLE,
-                "a failover cut the log short while it was read; export again",
-                retry_after_s=1.0,
-            )
-        leases = [(lease.row, lease.annotator, lease.deadline_ms) for lease in standing.leases]
-        for start in range(0, len(leases), LEASES):
-            yield writer.frame(b"S", leases[start : start + LEASES])
+        for start in range(0, len(standing.leases), LEASES):
+            some = standing.leases[start : start + LEASES]
+            yield writer.frame(b"S", [(own.row, own.annotator, own.deadline_ms) for own in some])
         end = {
             "meta": dict(standing.meta),
-            "entries": at,
+            "entries": at.offset,
             "answers": answers,
-            "leases": len(leases),
+            "leases": len(standing.leases),
         }
         yield writer.frame(b"E", end) + writer.close()
+
+    async def _piece(self, record: SessionRecord, at: Place) -> LogPiece:
+        try:
+            return await self._store.copy_log(record.uid, at)
+        except CoresiftError as error:
+            if error.reason is not Reason.SESSION_NOT_FOUND:
+                raise
+            await self._store.read(record.session_id)  # SESSION_NOT_FOUND if it is really gone
+            raise CoresiftError(
+                Reason.STATE_UNAVAILABLE,
+                "the session was written anew while it was read; export again",
+                retry_after_s=0.1,
+            ) from error
 
     async def import_(self, session_id: str, upload: Upload, request: Request) -> SessionRecord:
         """Make a session of a checked upload. All or nothing.
@@ -126,32 +132,30 @@ class Backups:
             return before
         checked = await self._checked(upload)
         uid = await self._store.stage(session_id)
+        standing, is_unnamed = checked.standing, True
         try:
             await self._stage(uid, upload, checked)
-            return await self._store.name_staged(session_id, uid, checked.standing, request)
-        except BaseException as error:
-            await self._discard(session_id, uid, checked.standing, error)
-            if isinstance(error, CoresiftError) and error.reason is Reason.FORMAT_TOO_NEW:
+            is_unnamed = False
+            return await self._store.name_staged(session_id, uid, standing, request)
+        except CoresiftError as error:
+            if is_unnamed or error.reason in _UNNAMED:  # the purge removes the rest, if it is any
+                await self._store.discard(uid, session_id, standing)
+            if error.reason is Reason.FORMAT_TOO_NEW:
                 raise damaged(f"is of a newer release: {error.message}") from error
             raise
 
-    async def _discard(
-        self, session_id: str, uid: str, standing: Standing, error: BaseException
-    ) -> None:
-        """Remove what was staged, unless it may have got its name all the same."""
-        if isinstance(error, CoresiftError) and error.reason not in _UNSURE:
-            await self._store.discard(uid, session_id, standing)
-
     async def _stage(self, uid: str, upload: Upload, checked: Checked) -> None:
-        for kind, value in upload.frames():
+        frames, run = upload.frames(), self._workers.run
+        while (frame := await run(lambda: next(frames, None))) is not None:
+            kind, value = frame
             if kind == b"L":
                 await self._store.stage_log(uid, value[0], value[1])
             elif kind == b"A":
                 await self._store.stage_answers(uid, [KeptAnswer(*own) for own in value])
-        view = checked.copied.view
-        await self._store.stage_rows(uid, votes_and_skips(view))
-        leases = checked.standing.leases
-        await self._store.stage_rows(uid, leases_and_groups(view, leases, checked.materials))
+        view, leases = checked.copied.view, checked.standing.leases
+        await self._store.stage_rows(uid, await run(lambda: votes_and_skips(view)))
+        rows = await run(lambda: leases_and_groups(view, leases, checked.materials))
+        await self._store.stage_rows(uid, rows)
 
     async def _checked(self, upload: Upload) -> Checked:
         """The file's contents, once everything that can be wrong was looked at."""
@@ -170,21 +174,9 @@ class Backups:
         return Checked(standing, copied, materials)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What an export looks for in a piece of the log."""
-
-    young: list[str]
-    """Requests whose answers may still be kept."""
-    labelled: tuple[int, bytes] | None
-    """Position and nonce of the last entry with labels."""
-
-
-def _scan(after: int, blobs: Sequence[bytes]) -> _Found:
-    entries = [unpack_entry(offset, blob) for offset, blob in enumerate(blobs, after + 1)]
-    labels = [entry for entry in entries if isinstance(entry, LabelsEntry)]
-    newest = (labels[-1].offset, labels[-1].nonce) if labels else None
-    return _Found(young_requests(entries), newest)
+def _young_of(at: Place, piece: LogPiece) -> list[str]:
+    blobs = enumerate(piece.entries, at.offset + 1)
+    return young_requests([unpack_entry(offset, blob) for offset, blob in blobs])
 
 
 def young_requests(entries: Sequence[Entry]) -> list[str]:

@@ -15,7 +15,9 @@ import numpy as np
 from coresift.server.arrays import Rows
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
-from coresift.server.session.live import LiveSession, check_reached
+from coresift.server.session.catching_up import check_reached
+from coresift.server.session.lease_tokens import SALT_BYTES, lease_token
+from coresift.server.session.live import LiveSession
 from coresift.server.session.materials import Materials
 from coresift.server.session.offers import Proposed
 from coresift.server.session.proposals import is_plain, over_ask
@@ -28,7 +30,6 @@ from coresift.server.session.proposing import (
     propose,
 )
 from coresift.server.session.ranking import PickReason, Ranking
-from coresift.server.session.tokens import SALT_BYTES, lease_token
 from coresift.server.session.workers import Workers
 from coresift.server.state.entries import Entry, GrantEntry, LabelsEntry
 from coresift.server.state.store import (

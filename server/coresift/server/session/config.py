@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_args
 
 import msgpack
 
+from coresift.server.artifacts import is_content_hash
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import ClassWeight, HeadConfig, Task
 from coresift.server.selection.candidates import (
@@ -17,6 +18,7 @@ from coresift.server.selection.candidates import (
     name_of,
 )
 from coresift.server.selection.parameters import read
+from coresift.server.selection.plain import DOUBTS
 from coresift.server.selection.registry import BATCH_POLICIES, MIX, STRATEGIES, Choice
 from coresift.server.state.store import Settings
 
@@ -127,6 +129,8 @@ class SessionConfig:
         packed = msgpack.unpackb(settings.config)
         if unknown := packed.keys() - set(cls.__slots__):
             raise _too_new(*sorted(unknown))
+        if packed.get("prior_head") and not is_content_hash(packed["prior_head"]):
+            raise _too_new("prior_head")
         return cls(
             **packed
             | {name: unpack(packed[name]) for name, unpack in _UNPACK.items() if name in packed}
@@ -179,6 +183,15 @@ def _head(packed: Mapping[str, Any]) -> HeadConfig:
     return _dataclass(HeadConfig)(packed)
 
 
+def _signals(packed: list[Any]) -> tuple[SignalFile, ...]:
+    for file in packed:
+        if not is_content_hash(file["content_hash"]):
+            raise _too_new("SignalFile.content_hash")
+        if file.get("doubt") and file["doubt"] not in DOUBTS:
+            raise _too_new("SignalFile.doubt")
+    return tuple(map(_dataclass(SignalFile), packed))
+
+
 def _dataclass(kind: type[T]) -> Callable[[Mapping[str, Any]], T]:
     def unpack(packed: Mapping[str, Any]) -> T:
         _check_fields(kind, packed)
@@ -207,6 +220,6 @@ _UNPACK: Mapping[str, Callable[[Any], Any]] = {
     "groups": lambda packed: None if packed is None else _dataclass(GroupRule)(packed),
     "stop": _dataclass(StopRule),
     "head": _head,
-    "signals": lambda packed: tuple(map(_dataclass(SignalFile), packed)),
+    "signals": _signals,
 }
 """Fields that MessagePack does not hand back as they were."""

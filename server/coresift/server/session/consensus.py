@@ -50,13 +50,13 @@ class ConsensusLists:
         """Items beyond row ``after``, from every label acknowledged before the call."""
         began = time.monotonic()
 
-        async def find() -> tuple[Hashable, Callable[[], Awaitable[Counted]]]:
+        async def find(began: float) -> tuple[Hashable, Callable[[], Awaitable[Counted]]]:
             await live.sync(began)
             view = live.view
             key = (view.revision, view.nonce, view.config_version)
             return key, lambda: self._decide(view)
 
-        decisions, annotators = await self._latest.of(live.uid, find)
+        decisions, annotators = await self._latest.of(live.uid, began, find)
         items, has_more = await self._workers.run(
             lambda: items_after(decisions, after, count, only_conflicts=only_conflicts)
         )

@@ -107,6 +107,7 @@ class Planner:
             grace_s=asked.grace_s,
             config_version=0 if snapshot is None else snapshot.config_version,
             revision=0 if snapshot is None else snapshot.revision,
+            nonce=b"" if snapshot is None else snapshot.nonce,
             head_version="" if state is None else state.version,
             signals=signals,
             items=pool.manifest.items,

@@ -12,7 +12,7 @@ from coresift.server.errors import CoresiftError, Reason
 from coresift.server.session.coreset_requests import JobSpec, Pinned
 from coresift.server.state.store import Request
 
-FORMAT = 2
+FORMAT = 3
 """Of a job's document. Whatever an older release could not read takes the next number."""
 
 

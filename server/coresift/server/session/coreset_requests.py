@@ -68,6 +68,7 @@ class JobSpec:
     """A job as asked for, with what it was planned on.
 
     Attributes:
+        nonce: of the log entry at the revision.
         signals: those it reads, by name and content.
         params, sampler_params: every parameter with its value.
     """
@@ -86,6 +87,7 @@ class JobSpec:
     grace_s: float
     config_version: int
     revision: int
+    nonce: bytes
     head_version: str
     signals: tuple[Pinned, ...]
     items: int

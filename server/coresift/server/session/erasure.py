@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import msgpack
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.session.backup_contents import (
     Copied,
-    annotators_of,
     leases_and_groups,
     rows_of,
     votes_and_skips,
@@ -23,15 +19,15 @@ from coresift.server.session.backup_contents import (
 from coresift.server.session.backups import young_requests
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.materials import Loader, Materials
+from coresift.server.session.renaming import entries_naming, renamed, replacement_for
 from coresift.server.session.requests import Requests
 from coresift.server.session.sessions import LiveSessions, check_visible
 from coresift.server.session.view import View
 from coresift.server.session.workers import Workers
-from coresift.server.state.entries import Entry, ExpiryEntry, unpack_entry
-from coresift.server.state.store import Request, SessionRecord
-from coresift.server.state.transfer import LogPiece, Standing, Transfers
+from coresift.server.state.entries import Entry
+from coresift.server.state.store import LiveLease, Request, SessionRecord
+from coresift.server.state.transfer import START, LogPiece, Standing, Transfers
 
-PREFIX = "erased-"
 TRIES = 5
 """While others erase too, or the session is frozen for too long."""
 
@@ -72,33 +68,36 @@ class Erasure:
         for _ in range(TRIES):
             record = await self._store.read(session_id)
             check_visible(SessionConfig.from_settings(record.settings).pool)
-            replacement = _replacement(record.secret, request)
-            named = await self._entries_with(record, annotator)
-            if not named:  # perhaps this very request has erased it before
-                before = await self._entries_with(record, replacement)
-                return Erased(replacement if before else "", before)
             try:
-                await self._rewritten(record, annotator, replacement)
+                return await self._once(record, annotator, replacement_for(record.secret, request))
             except CoresiftError as error:
                 if error.reason not in (Reason.SESSION_NOT_FOUND, Reason.STATE_UNAVAILABLE):
                     raise
                 await asyncio.sleep(error.retry_after_s or 0)
-                continue
-            finally:
-                self._sessions.drop(session_id)
-            record = await self._store.read(session_id)
-            return Erased(replacement, await self._entries_with(record, replacement))
         raise CoresiftError(
             Reason.STATE_UNAVAILABLE, "the session changes too fast", retry_after_s=1.0
         )
 
+    async def _once(self, record: SessionRecord, annotator: str, replacement: str) -> Erased:
+        if await self._entries_with(record, annotator):
+            try:
+                await self._rewritten(record, annotator, replacement)
+            finally:
+                self._sessions.drop(record.session_id)
+            record = await self._store.read(record.session_id)
+        else:  # perhaps this very request has erased it before
+            await self._sessions.files.sweep()
+        entries = await self._entries_with(record, replacement)
+        return Erased(replacement if entries else "", entries)
+
     async def _entries_with(self, record: SessionRecord, name: str) -> int:
         """How many log entries bear a name."""
-        at = found = 0
+        at, found = START, 0
         while True:
             piece = await self._store.copy_log(record.uid, at)
-            found += await self._workers.run(lambda: _count(at, piece.entries, name))  # noqa: B023
-            at += len(piece.entries)
+            blobs = piece.entries
+            found += await self._workers.run(lambda: entries_naming(blobs, name))  # noqa: B023
+            at = piece.end
             if piece.standing is not None:
                 return found
 
@@ -106,25 +105,39 @@ class Erasure:
         """Write the session under another uid, and let its name lead there."""
         uid, freezer = await self._store.stage(record.session_id), secrets.token_hex(8)
         copy = _Copy(self._store, self._workers, record.uid, uid, annotator, replacement)
-        standing = None
+        standing, is_unnamed = None, True
         try:
             await copy.follow()
             materials = await self._materials(copy.view)
             standing, touched = await copy.finish(freezer)
-            await self._store.stage_rows(uid, votes_and_skips(copy.view, touched))
-            leases = standing.leases
-            await self._store.stage_rows(uid, leases_and_groups(copy.view, leases, materials))
+            await self._finish_rows(uid, copy.view, standing.leases, touched, materials)
+            is_unnamed = False  # whatever happens: it may have got the name
+            await self._store.replace_with_staged(
+                record.session_id, record.uid, uid, standing, freezer
+            )
         except BaseException:
-            if standing is not None:
-                await self._store.thaw(record.uid, standing, freezer)
-            await self._store.discard(uid, record.session_id, standing)
+            # Also where the reply that it is frozen was lost; what has moved stays so.
+            await self._store.thaw(record.uid, freezer)
+            if is_unnamed:
+                await self._store.discard(uid, record.session_id, standing)
             raise
-        # From here on nothing is discarded: the name may lead to the copy already.
-        await self._store.replace_with_staged(record.session_id, record.uid, uid, standing, freezer)
         await self._store.remove_replaced(
             record.session_id, record.uid, copy.requests, sorted(copy.annotators)
         )
         await self._sessions.files.sweep()
+
+    async def _finish_rows(
+        self,
+        uid: str,
+        view: View,
+        leases: Sequence[LiveLease],
+        touched: set[int],
+        materials: Materials | None,
+    ) -> None:
+        run = self._workers.run
+        await self._store.stage_rows(uid, await run(lambda: votes_and_skips(view, touched)))
+        rows = await run(lambda: leases_and_groups(view, leases, materials))
+        await self._store.stage_rows(uid, rows)
 
     async def _materials(self, view: View) -> Materials | None:
         rule = view.config.groups
@@ -149,7 +162,7 @@ class _Copy:
         self._source, self._uid = source, uid
         self._annotator, self._replacement = annotator, replacement
         self._copied = Copied()
-        self._at = 0
+        self._at = START
         self.annotators: set[str] = set()
         self.requests: list[str] = []
 
@@ -162,34 +175,55 @@ class _Copy:
         """Copy the log, and the rows, to where it ends at a moment."""
         while (await self._step()).standing is None:
             pass
-        await self._store.stage_rows(self._uid, votes_and_skips(self.view))
+        rows = await self._workers.run(lambda: votes_and_skips(self.view))
+        await self._store.stage_rows(self._uid, rows)
 
     async def finish(self, freezer: str) -> tuple[Standing, set[int]]:
-        """Copy what came since and freeze the session; the rows that this concerns."""
+        """Copy what came since and freeze the session; the rows that this concerns.
+
+        STATE_UNAVAILABLE if the copied log and the session do not fit.
+        """
         touched: set[int] = set()
         while True:
             piece = await self._step(freezer, touched)
             if piece.standing is not None:
-                return self._without_name(piece.standing), touched
+                last = piece.standing
+                standing = await self._workers.run(lambda: self._standing_of(last))  # noqa: B023
+                return standing, touched
 
     async def _step(self, freezer: str = "", touched: set[int] | None = None) -> LogPiece:
         piece = await self._store.copy_log(self._source, self._at, freezer)
         blobs, entries = await self._workers.run(lambda: self._take(piece.entries))
-        await self._store.stage_log(self._uid, self._at, blobs)
-        others = [entry for entry in entries if self._replacement not in annotators_of(entry)]
-        kept = await self._store.copy_answers(self._source, young_requests(others), freezer)
+        await self._store.stage_log(self._uid, self._at.offset, blobs)
+        young = young_requests(entries)
+        # Answers name nobody. Without theirs, a repeated call of the erased annotator would label
+        # once more, under the old name.
+        kept = await self._store.copy_answers(self._source, young, freezer)
         await self._store.stage_answers(self._uid, kept)
-        self.requests += young_requests(entries)
+        self.requests += young
         if touched is not None:
             touched |= rows_of(entries)
-        self._at += len(blobs)
+        self._at = piece.end
         return piece
 
     def _take(self, blobs: Sequence[bytes]) -> tuple[list[bytes], list[Entry]]:
-        renamed = [_renamed(blob, self._annotator, self._replacement) for blob in blobs]
-        entries = self._copied.add(self._at, renamed)
+        copied = [renamed(blob, self._annotator, self._replacement) for blob in blobs]
+        entries = self._copied.add(self._at.offset, copied)
         self.annotators = self._copied.annotators | {self._annotator}
-        return renamed, entries
+        return copied, entries
+
+    def _standing_of(self, standing: Standing) -> Standing:
+        """What the copy is besides its log."""
+        copied = self._without_name(standing)
+        try:
+            self._copied.check_standing(copied)
+        except CoresiftError as error:
+            raise CoresiftError(
+                Reason.STATE_UNAVAILABLE,
+                f"cannot be copied now: {error.message}",
+                retry_after_s=0.1,
+            ) from error
+        return copied
 
     def _without_name(self, standing: Standing) -> Standing:
         name, other = self._annotator, self._replacement
@@ -198,37 +232,3 @@ class _Copy:
             for lease in standing.leases
         )
         return replace(standing, leases=tuple(leases))
-
-
-def _count(after: int, blobs: Sequence[bytes], name: str) -> int:
-    entries = [unpack_entry(n, blob) for n, blob in enumerate(blobs, after + 1) if _may(blob, name)]
-    return sum(name in annotators_of(entry) for entry in entries)
-
-
-def _may(blob: bytes, name: str) -> bool:
-    """Whether a packed entry may bear a name: cheaper than to unpack it."""
-    return name.encode() in blob
-
-
-def _renamed(blob: bytes, name: str, other: str) -> bytes:
-    """A packed entry with another name; the same bytes where it does not bear the first."""
-    if not _may(blob, name):
-        return blob
-    entry = unpack_entry(0, blob)
-    if name not in annotators_of(entry):
-        return blob
-    fields: dict[bytes, Any] = msgpack.unpackb(blob, raw=True)
-    if isinstance(entry, ExpiryEntry):
-        fields[b"l"] = [
-            f"{row}:{other if holder == name else holder}" for row, holder in entry.leases
-        ]
-    else:
-        fields[b"a"] = other.encode()
-    packed: bytes = msgpack.packb(fields, use_bin_type=False)
-    return packed
-
-
-def _replacement(secret: bytes, request: Request) -> str:
-    """Another name, the same whenever the request is repeated; nothing of the old one is in it."""
-    digest = hmac.digest(secret, b"erased\0" + request.request_id.encode(), "sha256")
-    return PREFIX + base64.b32encode(digest).decode()[:16].lower()

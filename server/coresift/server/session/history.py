@@ -8,20 +8,26 @@ from typing import Protocol
 from coresift.server.arrays import Rows
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import Head
-from coresift.server.session.live import APPLY_ENTRIES, LiveSession
+from coresift.server.session.catching_up import APPLY_ENTRIES
+from coresift.server.session.live import LiveSession
 from coresift.server.session.snapshot import Snapshot, head_state
 from coresift.server.session.view import View
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import Rewound, Store
 
-PAGE = 8 * APPLY_ENTRIES
+PAGE = 32 * APPLY_ENTRIES
 
 
 class HeadBasis(Protocol):
-    """Which head: the labels up to a revision, a configuration, and the name of both."""
+    """Which head: the labels up to a revision, a configuration, and the name of both.
+
+    The nonce is that of the log entry at the revision.
+    """
 
     @property
     def revision(self) -> int: ...
+    @property
+    def nonce(self) -> bytes: ...
     @property
     def config_version(self) -> int: ...
     @property
@@ -57,13 +63,19 @@ async def _snapshot_at(live: LiveSession, basis: HeadBasis, store: Store) -> Sna
         wanted = min(PAGE, basis.revision - view.offset)
         read = await store.catch_up(live.uid, view.key(), wanted)
         if isinstance(read, Rewound) or not read.entries:
-            raise CoresiftError(
-                Reason.HEAD_NOT_FITTED,
-                f"the log no longer holds the labels up to revision {basis.revision}",
-            )
+            raise _gone(basis)
         for start in range(0, len(read.entries), APPLY_ENTRIES):
             view.apply(read.entries[start : start + APPLY_ENTRIES])
             await asyncio.sleep(0)
+    if view.nonce != basis.nonce:
+        raise _gone(basis)
     # The configuration may have changed before or after the last of these labels.
     view.config, view.config_version = config, basis.config_version
     return Snapshot.of(view)
+
+
+def _gone(basis: HeadBasis) -> CoresiftError:
+    return CoresiftError(
+        Reason.HEAD_NOT_FITTED,
+        f"the log no longer holds the labels up to revision {basis.revision}",
+    )

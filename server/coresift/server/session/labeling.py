@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.metrics import Metrics
-from coresift.server.session.live import LOG_PAGE, LiveSession, check_reached
+from coresift.server.session.catching_up import LOG_PAGE, check_reached
+from coresift.server.session.live import LiveSession
 from coresift.server.state.entries import LabelsEntry
 from coresift.server.state.store import (
     NO_GROUP,
@@ -21,6 +24,8 @@ from coresift.server.state.store import (
     Store,
 )
 
+MAX_LEASES = 1_000
+"""Leases that are looked up at once."""
 MAX_TRIPS = 6
 """Tries of one AddLabels while the configuration changes."""
 
@@ -107,20 +112,44 @@ class Labeling:
         Without an end: those that were there when the call began.
         """
         after, last = max(start, 1) - 1, None if end is None else end - 1
+        nonce = None
         while last is None or after < last:
-            read = await self._store.log(live.uid, after, LOG_PAGE)
+            read = await self._store.log(live.uid, after, LOG_PAGE, nonce)
             last = read.record.offset if last is None else last
             for entry in read.entries:
                 if isinstance(entry, LabelsEntry) and entry.offset <= last:
                     yield entry
             if not read.entries:
                 return
-            after = read.entries[-1].offset
+            after, nonce = read.entries[-1].offset, read.entries[-1].nonce
 
-    async def leases(self, live: LiveSession, annotator: str) -> list[LiveLease]:
-        """Live leases of an annotator (or all, for an empty name), by row, then annotator."""
-        leases = await self._store.leases(live.uid)
-        return [lease for lease in leases if not annotator or lease.annotator == annotator]
+    async def leases(
+        self, live: LiveSession, annotator: str, after: tuple[int, str], count: int
+    ) -> list[LiveLease]:
+        """Up to ``count`` live leases of an annotator (of all, for an empty name).
+
+        By row, then annotator; only those behind the row and annotator given.
+        """
+        await live.sync(time.monotonic())
+        held, found, wanted = dict(live.view.leases), list[LiveLease](), count
+        rows = await asyncio.to_thread(_held_rows, held, annotator, after[0])
+        leases = (
+            (row, holder)
+            for row in rows
+            for holder in sorted(held[row])
+            if annotator in ("", holder) and (row, holder) > after
+        )
+        # The view knows of no end that nobody has written to the log yet.
+        while len(found) < count and (piece := list(islice(leases, min(wanted, MAX_LEASES)))):
+            found += await self._store.live_leases(live.uid, piece)
+            wanted *= 2
+        return found[:count]
+
+
+def _held_rows(held: Mapping[int, frozenset[str]], annotator: str, first: int) -> list[int]:
+    """Rows from one on that the annotator (empty: somebody) holds, ascending."""
+    rows = (row for row, holders in held.items() if row >= first)
+    return sorted(row for row in rows if not annotator or annotator in held[row])
 
 
 def check_distinct(field: str, rows: Sequence[int]) -> None:

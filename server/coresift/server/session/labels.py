@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import msgpack
 import numpy as np
@@ -80,13 +81,14 @@ def _class_votes(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Item places and class numbers of all votes that name a class."""
     decoded = {value: unpack(value) for value in {v for item in votes for v in item}}
-    pairs = [
+    pairs = (
         (place, number)
         for place, item in enumerate(votes)
         for value in item
         if (number := decoded[value]) is not None
-    ]
-    array = np.array(pairs, np.int64).reshape(-1, 2)
+    )
+    # Not from a list: its conversion would keep the event loop's thread waiting.
+    array = np.fromiter(chain.from_iterable(pairs), np.int64).reshape(-1, 2)
     return array[:, 0], array[:, 1]
 
 

@@ -5,23 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from coresift.server.session.refreshes import Refreshes
 from coresift.server.session.workers import Workers
 
 T = TypeVar("T")
 
-Find = Callable[[], Awaitable[tuple[Hashable, Callable[[], Awaitable[T]]]]]
-"""Catches up with the session; returns what identifies its state, and how to make the result."""
+Find = Callable[[float], Awaitable[tuple[Hashable, Callable[[], Awaitable[T]]]]]
+"""Catches up with what was acknowledged before a monotonic time; returns what identifies the
+session's state, and how to make the result."""
 
 
-@dataclass(slots=True)
 class _Kept(Generic[T]):
     """The newest result of a session: (key, result), or none yet."""
 
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    newest: tuple[Hashable, T] | None = None
+    def __init__(self, workers: Workers) -> None:
+        self.refreshes = Refreshes[T](workers, asyncio.Lock())
+        self.newest: tuple[Hashable, T] | None = None
 
 
 class Latest(Generic[T]):
@@ -32,22 +33,20 @@ class Latest(Generic[T]):
         self._workers, self._sessions = workers, sessions
         self._kept: OrderedDict[str, _Kept[T]] = OrderedDict()
 
-    async def of(self, uid: str, find: Find[T]) -> T:
-        """The result for the state that ``find`` finds.
+    async def of(self, uid: str, began: float, find: Find[T]) -> T:
+        """The result for the state that ``find`` finds, made once for all who wait meanwhile.
 
-        Callers of one session take turns, so a result is made once for all who wait meanwhile;
-        it is finished even if its caller goes away.
+        ``find`` is the same for all callers of one session; ``began``: when this one did.
         """
-        kept = self._kept.setdefault(uid, _Kept())
+        kept = self._kept.setdefault(uid, _Kept(self._workers))
         self._kept.move_to_end(uid)
         while len(self._kept) > self._sessions:
             self._kept.popitem(last=False)
 
-        async def refresh() -> T:
-            async with kept.lock:
-                key, make = await find()
-                if kept.newest is None or kept.newest[0] != key:
-                    kept.newest = key, await make()
-                return kept.newest[1]
+        async def refresh(began: float) -> T:
+            key, make = await find(began)
+            if kept.newest is None or kept.newest[0] != key:
+                kept.newest = key, await make()
+            return kept.newest[1]
 
-        return await self._workers.shared(refresh())
+        return await kept.refreshes.of(began, refresh)

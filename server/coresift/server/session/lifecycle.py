@@ -23,6 +23,8 @@ from coresift.server.session.signals import Signals
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import Request, SessionRecord, Settings, Store
 
+LEAST_READ = 200
+"""Records read at a time where some may be hidden from the caller."""
 MAX_WEIGHT = 1e30
 """Of a prior head: logits of unit rows stay finite in float32."""
 
@@ -90,8 +92,9 @@ class Lifecycle:
         """The caller's sessions by id, after the given one of its own."""
         caller, found = CALLER.get(), list[SessionRecord]()
         after = caller.kept_as(after)
+        least = 0 if caller.pools is None else LEAST_READ
         while len(found) < count:
-            wanted = count - len(found)
+            wanted = max(count - len(found), least)
             records = await self._store.list_sessions(after, wanted, caller.tenant)
             for record in records:
                 if caller.sees(SessionConfig.from_settings(record.settings).pool):
@@ -99,7 +102,7 @@ class Lifecycle:
             if len(records) < wanted:
                 break
             after = records[-1].session_id
-        return found
+        return found[:count]
 
     async def update(
         self,
@@ -110,10 +113,27 @@ class Lifecycle:
     ) -> SessionRecord:
         """Change fields of the configuration, whatever it is without an expected version."""
         record = await self.read(session_id)
+        while True:
+            try:
+                return await self._updated(record, changes, expected_version, request)
+            except CoresiftError as error:
+                if error.reason is not Reason.SESSION_NOT_FOUND:
+                    raise
+                missed, record = record, await self.read(session_id)
+                if record.uid == missed.uid:  # else it lives on elsewhere
+                    raise
+
+    async def _updated(
+        self,
+        record: SessionRecord,
+        changes: Mapping[str, Any],
+        expected_version: int | None,
+        request: Request,
+    ) -> SessionRecord:
         if (done := await self._answered(record, request)) is not None:
             return done
         for _ in range(5):
-            record = await self._store.read(session_id)
+            record = await self._store.read(record.session_id)
             config = SessionConfig.from_settings(record.settings)
             changed = replace(config, **changes)
             if "pool_version" in changes:

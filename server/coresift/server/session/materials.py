@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from coresift.server.arrays import Bools, Float32s, Rows
 from coresift.server.artifacts import Artifacts
+from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import Head
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.doubt import shares
@@ -159,21 +160,28 @@ class Loader:
             config.groups,
             HashOrder(seed, "explore", items, eligible),
             validation,
-            {file.key: self._column(file) for file in config.signals},
-            self._prior(config.prior_head) if config.prior_head else None,
+            {file.key: self._column(file, items) for file in config.signals},
+            self._prior(config, pool) if config.prior_head else None,
         )
 
     def keep_prior(self, head: Head) -> str:
         """Store a head to start from; returns its content hash."""
         return self._artifacts.put("heads", pa.table({"head": [head.pack()]})).content_hash
 
-    def _prior(self, content_hash: str) -> Head:
-        return Head.unpack(self._artifacts.get("heads", content_hash)["head"][0].as_py())
+    def _prior(self, config: SessionConfig, pool: Pool) -> Head:
+        table = self._artifacts.get("heads", config.prior_head)
+        head = Head.unpack(table["head"][0].as_py())
+        shape = len(config.head_classes), pool.manifest.dimension
+        if head.task is not config.task or head.weights.shape != shape:
+            raise _unfit("head", config.prior_head)
+        return head
 
-    def _column(self, file: SignalFile) -> Float32s:
+    def _column(self, file: SignalFile, items: int) -> Float32s:
         """What the strategy ranks by; infinity, which stands for "harder than all", as the
         largest float32: what is computed with scores stays free of NaN."""
         table = self._artifacts.get("signals", file.content_hash)
+        if table.num_rows != items or not (file.doubt or file.column in table.column_names):
+            raise _unfit("signal", file.content_hash)
         if not file.doubt:
             numbers = table[file.column].to_numpy()
             return np.asarray(np.minimum(numbers, np.finfo(np.float32).max), np.float32)
@@ -183,3 +191,12 @@ class Loader:
             p = np.column_stack([column.to_numpy() for column in part.columns])
             doubts[start : start + BLOCK] = DOUBTS[file.doubt](shares(p))
         return doubts
+
+
+def _unfit(what: str, content_hash: str) -> CoresiftError:
+    """A session that was imported may name any file of the artifact root."""
+    return CoresiftError(
+        Reason.ARTIFACT_MISSING,
+        f"the file {content_hash} holds no {what} that fits the session and its pool version",
+        content_hash=content_hash,
+    )

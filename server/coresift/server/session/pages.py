@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
 from coresift.server.arrays import Rows
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 PAGE_BITS = 12
 """Of a row: up to 4,096 neighbours lie in one page, whose copy takes about 50 us."""
@@ -58,6 +59,10 @@ class Pages(MutableMapping[int, T]):
     def __getitem__(self, row: int) -> T:
         return self._pages[row >> PAGE_BITS][row]
 
+    @overload
+    def get(self, row: int) -> T | None: ...
+    @overload
+    def get(self, row: int, default: T | D) -> T | D: ...
     def get(self, row: int, default: Any = None) -> Any:
         """The value of a row, or ``default``."""
         return self._pages.get(row >> PAGE_BITS, NO_PAGE).get(row, default)

@@ -65,7 +65,7 @@ class ProgressReports:
         began = time.monotonic()
         measures = await self._measures(live, began)
         candidates, considered = await live.candidate_counts(began)
-        leases = await self._store.leases(live.uid)
+        leases = await self._store.count_leases(live.uid)
         is_exhausted = await self._is_exhausted(live)
         state, view = measures.state, live.view
         snapshot = state.snapshot
@@ -83,7 +83,7 @@ class ProgressReports:
             votes=measures.votes,
             unsure_votes=measures.unsure_votes,
             labels_per_hour=float(view.labels_per_hour()),
-            live_leases=len(leases),
+            live_leases=leases,
             candidates=candidates,
             considered_share=considered,
             classes=measures.classes,
@@ -95,7 +95,7 @@ class ProgressReports:
         )
 
     async def _measures(self, live: LiveSession, began: float) -> Measures:
-        async def find() -> tuple[Hashable, Callable[[], Awaitable[Measures]]]:
+        async def find(began: float) -> tuple[Hashable, Callable[[], Awaitable[Measures]]]:
             state = await live.fitted(began)
             snapshot = state.snapshot
             materials = await live.materials(snapshot.config)
@@ -109,7 +109,7 @@ class ProgressReports:
             key = (snapshot.revision, snapshot.nonce, snapshot.config_version, len(hidden))
             return key, make
 
-        return await self._latest.of(live.uid, find)
+        return await self._latest.of(live.uid, began, find)
 
     async def _is_exhausted(self, live: LiveSession) -> bool:
         config = live.config
@@ -122,8 +122,5 @@ class ProgressReports:
 
 def _rows_of(view: View) -> tuple[Rows, Rows, Rows]:
     """Rows with votes, those of them that lack votes, and hidden ones."""
-    voted, lacking, hidden = (
-        np.fromiter(rows, np.int32, len(rows))
-        for rows in (view.votes, view.under_voted, view.hidden)
-    )
-    return voted, lacking, hidden
+    lacking = np.fromiter(view.under_voted, np.int32, len(view.under_voted))
+    return view.voted(), lacking, view.hidden.rows()

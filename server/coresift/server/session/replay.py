@@ -17,8 +17,8 @@ import numpy as np
 from coresift.server.arrays import Rows
 from coresift.server.selection.candidates import neighbours_of
 from coresift.server.session.candidates import candidates_of, seeds_of
+from coresift.server.session.catching_up import LOG_PAGE
 from coresift.server.session.config import SessionConfig
-from coresift.server.session.live import LOG_PAGE
 from coresift.server.session.materials import Loader, Materials
 from coresift.server.session.proposals import over_ask
 from coresift.server.session.proposing import Deeper, NearLeased, Run, propose

@@ -8,7 +8,8 @@ from collections import OrderedDict
 from coresift.server.caller import CALLER
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
-from coresift.server.session.live import KEPT_BYTES, LiveSession
+from coresift.server.session.kept_candidates import KEPT_BYTES
+from coresift.server.session.live import LiveSession
 from coresift.server.session.materials import Loader
 from coresift.server.session.pools import Pools
 from coresift.server.session.view_files import ViewFiles

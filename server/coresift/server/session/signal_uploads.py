@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import sha256
@@ -17,6 +19,8 @@ from coresift.server.memory import available_bytes
 from coresift.server.pool.pool import Pool
 from coresift.server.state.store import Request
 
+RETRY_S = 5.0
+"""After which an upload that did not fit may come again: some of the others have ended then."""
 SUM_SLACK = 1e-3
 """By how much the probabilities of an item may miss 1."""
 
@@ -47,6 +51,10 @@ class SignalHeader:
         """Of the values on the wire and in the file."""
         return np.dtype(np.int32) if self.kind is SignalKind.CLASS else np.dtype(np.float32)
 
+    def needed_bytes(self, items: int) -> int:
+        """Memory of an upload: the columns, the file as it is written, and its bytes."""
+        return 3 * items * len(self.columns) * self.dtype.itemsize
+
 
 def bad_signal(field: str, message: str) -> CoresiftError:
     """INVALID_SIGNAL."""
@@ -75,6 +83,49 @@ class SignalChunk:
         return self.data[start:stop].decode(errors="backslashreplace")
 
 
+class UploadMemory:
+    """What open uploads were promised: a new one must fit beside them. For the event loop only."""
+
+    def __init__(self, available: Callable[[], int] = available_bytes) -> None:
+        """``available``: bytes that are free now."""
+        self._available, self._promised = available, 0
+
+    @contextmanager
+    def booked(self, header: SignalHeader, pool: Pool) -> Iterator[None]:
+        """Memory for an upload until it is stored or given up.
+
+        The others' count in full, also what they hold by now: an upload that is refused may come
+        again, one that exhausts memory takes all along.
+
+        Raises:
+            CoresiftError: OVERLOADED for an upload that may fit when others have ended, TOO_LARGE
+                for one that would not fit then either.
+        """
+        needed = header.needed_bytes(pool.manifest.items)
+        free, promised = self._available(), self._promised
+        if needed > free + promised:
+            raise CoresiftError(
+                Reason.TOO_LARGE,
+                f"{pool.manifest.items} items x {len(header.columns)} columns need "
+                f"{needed / 1e9:,.3g} GB, {free / 1e9:,.3g} GB are free",
+                field="header.columns",
+                needed_bytes=str(needed),
+            )
+        if needed > free - promised:
+            raise CoresiftError(
+                Reason.OVERLOADED,
+                f"the upload needs {needed / 1e9:,.3g} GB; {free / 1e9:,.3g} GB are free, of which "
+                f"the open uploads may take {promised / 1e9:,.3g} GB: try again when some have "
+                "ended",
+                retry_after_s=RETRY_S,
+            )
+        self._promised += needed
+        try:
+            yield
+        finally:
+            self._promised -= needed
+
+
 class Upload:
     """An upload in progress: checks each chunk, and the whole at the end. Writes nothing.
 
@@ -90,15 +141,6 @@ class Upload:
         if header.kind is SignalKind.CLASS and len(header.columns) != 1:
             raise bad_signal(
                 "header.columns", f"a class signal has one column, got {len(header.columns)}"
-            )
-        # The columns, the file as it is written, and its bytes.
-        needed = 3 * items * len(header.columns) * header.dtype.itemsize
-        if needed > available_bytes():
-            raise CoresiftError(
-                Reason.TOO_LARGE,
-                f"{items} items x {len(header.columns)} columns need {needed / 1e9:.1f} GB",
-                field="header.columns",
-                needed_bytes=str(needed),
             )
         self._header, self._pool, self._hash = header, pool, sha256()
         self._columns = np.zeros((len(header.columns), items), header.dtype)

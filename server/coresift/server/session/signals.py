@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import msgpack
@@ -22,6 +24,7 @@ from coresift.server.session.signal_uploads import (
     SignalHeader,
     SignalKind,
     Upload,
+    UploadMemory,
     bad_signal,
 )
 from coresift.server.session.workers import Workers
@@ -59,7 +62,7 @@ class Signals:
     def __init__(self, pools: Pools, store: Store, artifacts: Artifacts, workers: Workers) -> None:
         self._pools, self._store = pools, store
         self._artifacts, self._workers = artifacts, workers
-        self._requests = Requests(store)
+        self._requests, self._memory = Requests(store), UploadMemory()
 
     def pool(self, header: SignalHeader) -> Pool:
         """The pool version that an upload is for."""
@@ -71,6 +74,12 @@ class Signals:
         """What the same request stored before. REQUEST_ID_REUSED."""
         answer = await self._requests.answer(header.request)
         return None if answer is None else Signal.unpack(answer)
+
+    @contextmanager
+    def upload(self, header: SignalHeader, pool: Pool) -> Iterator[Upload]:
+        """An upload with memory of its own. INVALID_SIGNAL, TOO_LARGE, OVERLOADED."""
+        with self._memory.booked(header, pool):
+            yield Upload(header, pool)
 
     async def take(self, upload: Upload, chunk: SignalChunk) -> None:
         """Add a chunk to an upload. INVALID_SIGNAL."""

@@ -12,6 +12,7 @@ from coresift.server.head import Head, Task, TrainingSet, fit
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.labels import pack_class, training_targets
 from coresift.server.session.materials import Materials
+from coresift.server.session.pages import Pages
 from coresift.server.session.view import View
 from coresift.server.state.store import head_key
 
@@ -26,7 +27,7 @@ class Snapshot:
     nonce: bytes
     lineage: object
     """Of the view."""
-    votes: dict[int, dict[str, bytes]]
+    votes: Pages[dict[str, bytes]]
     ever: Rows
     first_offsets: Int64s
     """Of the log entries with the first labels of the rows in ``ever``, ascending."""
@@ -40,14 +41,14 @@ class Snapshot:
             view.revision,
             view.nonce,
             view.lineage,
-            dict(view.votes),
+            view.votes.copy(),
             np.array(view.ever_rows, np.int32),
             np.array(view.ever_offsets, np.int64),
         )
 
     def labelled(self) -> Rows:
         """Rows with a vote, ascending."""
-        return np.sort(np.fromiter(self.votes, np.int32, len(self.votes)))
+        return np.sort(self.votes.rows())
 
     def vote_count(self) -> int:
         """Votes of all items."""
@@ -56,7 +57,7 @@ class Snapshot:
     def targets_of(self, rows: Rows) -> tuple[Rows, Float64s, Float64s]:
         """Those of ``rows`` (labelled ones) that train something, with their targets and opposed
         weights as in `coresift.server.head.TrainingSet`."""
-        votes = [list(self.votes[row].values()) for row in rows.tolist()]
+        votes = [tuple(self.votes[row].values()) for row in rows.tolist()]
         config = self.config
         places, targets, opposed = training_targets(config.task, len(config.classes), votes)
         return rows[places], targets, opposed
@@ -125,8 +126,8 @@ def positive_rows(snapshot: Snapshot) -> Rows:
     if snapshot.config.task is not Task.BINARY:
         return np.empty(0, np.int32)
     positive = pack_class(1)
-    rows = [row for row, item in snapshot.votes.items() if positive in item.values()]
-    return np.sort(np.array(rows, np.int32))
+    rows = (row for row, item in snapshot.votes.items() if positive in item.values())
+    return np.sort(np.fromiter(rows, np.int32))
 
 
 def head_of(state: HeadState) -> Head:

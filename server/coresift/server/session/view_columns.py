@@ -8,53 +8,58 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import msgpack
 import numpy as np
 import pyarrow as pa
 
-from coresift.server.arrays import Rows
+from coresift.server.arrays import Int64s, Rows
 from coresift.server.session.config import SessionConfig
+from coresift.server.session.pages import Pages
 from coresift.server.session.view import View
 from coresift.server.state.store import Settings
 
 FORMAT = 1
 """Of the file; a release ignores those of another format and reads the log."""
 
-PIECE = 50_000
+PIECE = 20_000
+"""Numbers converted at a time."""
+NONE: Rows = np.empty(0, np.int32)
 
 T = TypeVar("T")
+Ints = Rows | Int64s
 Ballot = tuple[tuple[str, bytes], ...]
 """The votes of a row: annotators and packed labels, in their order."""
 
 
 def pack_view(uid: str, view: View) -> pa.Table:
     """The view of session ``uid``; nobody may change it meanwhile."""
-    ballots, places = _ballots(view.votes.values())
+    ballots, places = _ballots(view.votes)
     names: dict[str, int] = {}
     values: dict[bytes, int] = {}
     votes = [vote for ballot in ballots for vote in ballot]
     leases = [(row, name) for row, holders in view.leases.items() for name in sorted(holders)]
-    skips = sorted(view.skips)
+    skips = _skips(view)
     columns = {
-        "vote_rows": _packed(view.votes, "<i4"),
-        "vote_ballots": _packed(places, "<i4"),
-        "ballot_sizes": _packed(map(len, ballots), "<i4"),
-        "ballot_annotators": _packed((_number(names, name) for name, _ in votes), "<i4"),
-        "ballot_values": _packed((_number(values, value) for _, value in votes), "<i4"),
-        "ever_rows": np.array(view.ever_rows, "<i4").tobytes(),
-        "ever_offsets": np.array(view.ever_offsets, "<i8").tobytes(),
-        "lease_rows": _packed((row for row, _ in leases), "<i4"),
-        "lease_annotators": _packed((_number(names, name) for _, name in leases), "<i4"),
-        "skip_rows": _packed((row for row, _ in skips), "<i4"),
-        "skip_annotators": _packed((_number(names, name) for _, name in skips), "<i4"),
-        "hidden_rows": _packed(view.hidden, "<i4"),
-        "hidden_offsets": _packed(view.hidden.values(), "<i8"),
-        "under_voted": _packed(sorted(view.under_voted), "<i4"),
-        "extra_rows": _packed(view.extra, "<i4"),
-        "extra_votes": _packed(view.extra.values(), "<i4"),
+        "vote_rows": view.votes.rows(),
+        "vote_ballots": places,
+        "ballot_sizes": _array(map(len, ballots)),
+        "ballot_annotators": _array(_number(names, name) for name, _ in votes),
+        "ballot_values": _array(_number(values, value) for _, value in votes),
+        "ever_rows": np.array(view.ever_rows),
+        "ever_offsets": np.array(view.ever_offsets),
+        "lease_rows": _array(row for row, _ in leases),
+        "lease_annotators": _array(_number(names, name) for _, name in leases),
+        "skip_rows": np.concatenate([NONE, *skips.values()]),
+        "skip_annotators": _array(_number(names, n) for n, rows in skips.items() for _ in rows),
+        "hidden_rows": view.hidden.rows(),
+        "hidden_offsets": _array(view.hidden.values(), "<i8"),
+        "under_voted": np.sort(_array(view.under_voted)),
+        "extra_rows": view.extra.rows(),
+        "extra_votes": _array(view.extra.values()),
     }
     head = {
         "format": FORMAT,
@@ -67,7 +72,8 @@ def pack_view(uid: str, view: View) -> pa.Table:
         "labels": view.label_count,
         "recent": list(view.recent),
     }
-    return pa.table({"head": [msgpack.packb(head)], **{k: [v] for k, v in columns.items()}})
+    packed = {name: [_bytes(name, column)] for name, column in columns.items()}
+    return pa.table({"head": [msgpack.packb(head)], **packed})
 
 
 def unpack_view(uid: str, table: pa.Table) -> View:
@@ -80,9 +86,11 @@ def unpack_view(uid: str, table: pa.Table) -> View:
     if (head["format"], head["uid"]) != (FORMAT, uid):
         raise ValueError(f"format {head['format']} of session {head['uid']}")
 
-    def column(name: str, kind: str = "<i4") -> list[int]:
-        numbers: list[int] = np.frombuffer(table[name][0].as_py(), kind).tolist()
-        return numbers
+    def whole(name: str) -> Ints:
+        return np.frombuffer(table[name][0].as_py(), _kind(name))
+
+    def column(name: str) -> Iterator[int]:
+        return _numbers(whole(name))
 
     configs = {
         version: SessionConfig.from_settings(Settings(0, None, config))
@@ -93,65 +101,73 @@ def unpack_view(uid: str, table: pa.Table) -> View:
     view = View(configs[config_version], config_version)
     view.configs = configs
     view.offset, view.revision, view.nonce, view.tip = offset, revision, nonce, tip
-    votes = [
+    votes = (
         (names[annotator], values[value])
         for annotator, value in _pairs(column("ballot_annotators"), column("ballot_values"))
-    ]
-    ballots, at = [], 0
+    )
+    ballots = []
     for size in column("ballot_sizes"):
-        ballot = dict(votes[at : at + size])
+        ballot = dict(islice(votes, size))
         ballots.append(view.shared(ballot) if size == 1 else ballot)
-        at += size
     places = column("vote_ballots")
-    view.votes = _table(column("vote_rows"), [ballots[place] for place in places])
-    rows, offsets = column("ever_rows"), column("ever_offsets", "<i8")
-    view.ever = _table(rows, offsets)
-    view.ever_rows, view.ever_offsets = array("i", rows), array("q", offsets)
+    view.votes = Pages(_pairs(column("vote_rows"), (ballots[place] for place in places)))
+    view.ever_rows = array("i", whole("ever_rows").astype(np.intc).tobytes())
+    view.ever_offsets = array("q", whole("ever_offsets").astype(np.longlong).tobytes())
+    view.retracted = {row for row in column("ever_rows") if row not in view.votes}
     for row, annotator in _pairs(column("lease_rows"), column("lease_annotators")):
         view.leases[row] = view.leases.get(row, frozenset()) | {names[annotator]}
     view.skips = {
         (row, names[annotator])
         for row, annotator in _pairs(column("skip_rows"), column("skip_annotators"))
     }
-    view.hidden = dict(_pairs(column("hidden_rows"), column("hidden_offsets", "<i8")))
+    view.hidden = Pages(_pairs(column("hidden_rows"), column("hidden_offsets")))
     view.under_voted = set(column("under_voted"))
-    view.extra = dict(_pairs(column("extra_rows"), column("extra_votes")))
+    view.extra = Pages(_pairs(column("extra_rows"), column("extra_votes")))
     view.vote_count, view.label_count = head["votes"], head["labels"]
     view.recent = deque((second, labels) for second, labels in head["recent"])
     return view
 
 
-def _table(keys: list[int], values: list[T]) -> dict[int, T]:
-    """In pieces, so that other threads run between them: one call would hold the interpreter."""
-    if len(keys) != len(values):
-        raise ValueError(f"{len(keys)} rows with {len(values)} values")
-    table: dict[int, T] = {}
-    for start in range(0, len(keys), PIECE):
-        piece = slice(start, start + PIECE)
-        table.update(zip(keys[piece], values[piece], strict=True))
-    return table
-
-
-def _pairs(keys: list[int], values: list[int]) -> Iterable[tuple[int, int]]:
-    return zip(keys, values, strict=True)
-
-
-def _ballots(votes: Collection[dict[str, bytes]]) -> tuple[list[Ballot], Rows]:
+def _ballots(votes: Pages[dict[str, bytes]]) -> tuple[list[Ballot], Rows]:
     """The distinct ones in the order of their first row, and the place of each row's, int32."""
-    several = list(votes)
-    objects = np.fromiter(map(id, several), np.int64, len(several))
-    _, firsts, inverse = np.unique(objects, return_index=True, return_inverse=True)
-    places: dict[Ballot, int] = {}
-    of_object = np.empty(len(firsts), np.int32)
-    for which in np.argsort(firsts).tolist():
-        ballot = tuple(several[firsts[which]].items())
-        of_object[which] = places.setdefault(ballot, len(places))
-    return list(places), of_object[inverse]
+    numbers: dict[Ballot, int] = {}
+    places = _array(numbers.setdefault(tuple(own.items()), len(numbers)) for own in votes.values())
+    return list(numbers), places
+
+
+def _skips(view: View) -> dict[str, Rows]:
+    """Rows that each annotator has skipped, both ascending."""
+    rows: dict[str, list[int]] = {}
+    for row, name in view.skips:
+        rows.setdefault(name, []).append(row)
+    return {name: np.sort(_array(rows[name])) for name in sorted(rows)}
 
 
 def _number(numbers: dict[Any, int], thing: str | bytes) -> int:
     return numbers.setdefault(thing, len(numbers))
 
 
-def _packed(numbers: Iterable[int], kind: str) -> bytes:
-    return np.fromiter(numbers, kind).tobytes()
+def _pairs(keys: Iterable[int], values: Iterable[T]) -> Iterator[tuple[int, T]]:
+    return zip(keys, values, strict=True)
+
+
+def _array(numbers: Iterable[int], kind: str = "<i4") -> Any:
+    """In pieces, so that other threads run between them: one call would hold the interpreter."""
+    rest, pieces = iter(numbers), [np.empty(0, kind)]
+    while len(piece := np.fromiter(islice(rest, PIECE), kind)):
+        pieces.append(piece)
+    return np.concatenate(pieces)
+
+
+def _numbers(array: Ints) -> Iterator[int]:
+    """The other way, in pieces as well."""
+    pieces = (array[start : start + PIECE].tolist() for start in range(0, len(array), PIECE))
+    return chain.from_iterable(pieces)
+
+
+def _kind(name: str) -> str:
+    return "<i8" if name.endswith("_offsets") else "<i4"
+
+
+def _bytes(name: str, column: Ints) -> bytes:
+    return column.astype(_kind(name)).tobytes()

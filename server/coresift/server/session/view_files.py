@@ -84,7 +84,12 @@ class ViewFiles:
 
         content_hash = await asyncio.to_thread(write)
         file = ViewFile(FORMAT, view.offset, view.tip, view.size, content_hash)
-        superseded = await self._store.put_view_file(uid, file)
+        try:
+            superseded = await self._store.put_view_file(uid, file)
+        except BaseException:
+            # The session may be gone, or written anew without a name: nobody would remove it.
+            await self._remove(content_hash)
+            raise
         self._metrics.view_files.labels("written").inc()
         if superseded is not None:
             await self._remove(superseded)

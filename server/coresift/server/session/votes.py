@@ -8,6 +8,7 @@ names (the sides are 0, absent, and 1, present). A tie decides nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -82,12 +83,13 @@ def decide(snapshot: Snapshot) -> Decisions:
     names = sorted({name for item in snapshot.votes.values() for name in item})
     numbers = {name: number for number, name in enumerate(names)}
     codes: dict[bytes, int] = {}
-    votes = [
+    votes = (
         (place, numbers[name], codes.setdefault(value, len(codes)))
         for place, row in enumerate(rows.tolist())
         for name, value in sorted(snapshot.votes[row].items())
-    ]
-    voted, annotators, code = np.array(votes, np.int64).reshape(-1, 3).T
+    )
+    # Not from a list: its conversion would keep the event loop's thread waiting.
+    voted, annotators, code = np.fromiter(chain.from_iterable(votes), np.int64).reshape(-1, 3).T
     opinions = [_opinions(value) for value in codes]
     counts = np.array([len(pairs) for pairs in opinions], np.int64)
     pairs = np.array([pair for some in opinions for pair in some], np.int64).reshape(-1, 2)

@@ -10,7 +10,8 @@ from dataclasses import replace
 from threading import Event
 from typing import Any, TypeVar
 
-from coresift.server.session.gate import BACKGROUND, CALL, Call, Gate, GateLimits, Refused
+from coresift.server.session.call import BACKGROUND, CALL, Call
+from coresift.server.session.gate import Gate, GateLimits, Refused
 
 T = TypeVar("T")
 
@@ -77,9 +78,18 @@ class Workers:
 
         Meanwhile the call holds no permit: what works for all of them holds a thread.
         """
-        call = CALL.get()
-        task = self._start(work, replace(call, permit=None))
+        return await self.joined(self.begin(work, replace(CALL.get(), permit=None)))
+
+    def begin(self, work: Coroutine[Any, Any, T], call: Call) -> asyncio.Task[T]:
+        """Start work on behalf of ``call``, for those who will have `joined` it."""
+        task = self._start(work, call)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    async def joined(self, task: asyncio.Task[T]) -> T:
+        """Await what `begin` started, which goes on if this caller goes away, and hold no permit
+        meanwhile."""
+        call = CALL.get()
         if call.permit is not None:
             call.permit.pause()
         try:

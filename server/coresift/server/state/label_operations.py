@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from coresift.server.errors import CoresiftError, Reason, invalid
@@ -134,19 +133,28 @@ class LabelOperations:
         reply = await self._write("release", scripts.RELEASE, uid, request, arguments)
         return tuple(unpack(reply[1])[b"y"])
 
-    async def leases(self, uid: str) -> list[LiveLease]:
-        """See `Store.leases`."""
-        _, pairs = await self._read_script("leases", scripts.LEASES, uid)
-        live = []
-        for lease, deadline in zip(pairs[::2], pairs[1::2], strict=True):
-            row, annotator = lease.split(b":", 1)
-            live.append(LiveLease(int(row), annotator.decode(), int(deadline)))
-        return sorted(live, key=lambda lease: (lease.row, lease.annotator))
+    async def live_leases(self, uid: str, leases: Sequence[tuple[int, str]]) -> list[LiveLease]:
+        """See `Store.live_leases`."""
+        _, deadlines, _ = await self._leases(uid, leases)
+        return [
+            LiveLease(row, annotator, int(deadline))
+            for (row, annotator), deadline in zip(leases, deadlines, strict=True)
+            if deadline
+        ]
 
-    async def log(self, uid: str, after: int, count: int) -> LogRead:
+    async def count_leases(self, uid: str) -> int:
+        """See `Store.count_leases`."""
+        *_, count = await self._leases(uid, ())
+        return int(count)
+
+    async def _leases(self, uid: str, leases: Sequence[tuple[int, str]]) -> Sequence[Any]:
+        members = pack([f"{row}:{annotator}" for row, annotator in leases])
+        return await self._read_script("leases", scripts.LEASES, uid, members)
+
+    async def log(self, uid: str, after: int, count: int, nonce: bytes | None = None) -> LogRead:
         """See `Store.log`. Long pieces are read by several scripts."""
         entries: list[Entry] = []
-        begun: dict[str, Any] = {}
+        begun: dict[str, Any] = {} if nonce is None else {"vt": nonce}
         while True:
             at = after + len(entries)
             read, is_whole = await self._read_log(uid, at, count - len(entries), begun)
@@ -180,8 +188,11 @@ class LabelOperations:
         blob = pack({"q": request.request_id, "d": request.digest, **arguments})
         session = SessionKeys(uid).of_script(request.request_id, arguments["a"])
         run = self._link.written if script in ACKNOWLEDGED else self._link.run
-        call = partial(run, script, session, [uid, blob, new_nonce()])
-        return checked(await self._link.commit(operation, call))
+        return checked(
+            await self._link.commit(
+                operation, lambda: run(script, session, [uid, blob, new_nonce()])
+            )
+        )
 
     async def _read_script(
         self, operation: str, script: Script, uid: str, blob: bytes = b"", *, head: bool = False

@@ -49,7 +49,10 @@ WAIT_MS = 400
 """How long replicas may take: twice it (a script that Redis did not know) is within a call."""
 WAIT_KEY_MS = 60_000
 
-_PASSING = ("BUSY", "TRYAGAIN", "MOVED ", "ASK ", "MASTERDOWN", "LOADING", "UNBLOCKED")
+_PASSING = (
+    *("BUSY", "TRYAGAIN", "MOVED ", "ASK ", "CLUSTERDOWN", "MASTERDOWN", "LOADING"),
+    "UNBLOCKED",
+)
 _NOT_DONE = (Reason.STATE_UNAVAILABLE, Reason.STATE_READ_ONLY, Reason.STATE_NOT_REPLICATED)
 _NOT_TWICE = (BusyLoadingError, DistrustError, ResponseError, TimeoutError, RedisTimeoutError)
 """Failures of which a second attempt at once is certain to fail, or too late."""

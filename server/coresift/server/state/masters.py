@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
+import structlog
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, ResponseError
 
 from coresift.server.state.address import Address
@@ -16,6 +18,8 @@ WATCH_S = 1.0
 
 Make = Callable[[Address], Server]
 Find = Callable[[], Awaitable[Address]]
+
+log = structlog.get_logger()
 
 
 class Masters(Protocol):
@@ -121,9 +125,12 @@ class OneMaster:
             try:
                 server = self._server
                 if self._breaker.is_closed and server and await self._find() != server.address:
-                    await self.check()
+                    # Nothing more is written to it, also while its successor cannot be used yet.
+                    self._breaker.open(RedisConnectionError(f"{server.address} is replaced"))
             except AWAY:  # sentinels may be away while the master is not
                 continue
+            except Exception:  # whatever it is: the next look may succeed
+                log.exception("the sentinels cannot be asked for the master")
 
     def servers(self) -> list[tuple[Server, str]]:
         """See `Masters.servers`."""

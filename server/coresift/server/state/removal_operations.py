@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state import keys, scripts
@@ -23,30 +24,46 @@ class RemovalOperations(SessionOperations):
         return await self._link.commit("delete", lambda: self._delete(session_id, request))
 
     async def _delete(self, session_id: str, request: Request) -> int:
-        client = self._link.client
-        name, read = await self._named(session_id)
-        if read[0] == b"missing":
-            await self._finish(name)
-        uid = name.uid
-        member = f"{uid} {session_id}"
+        return await self._following(session_id, lambda name: self._hide(name, request))
+
+    async def _hide(self, name: Name, request: Request) -> int:
+        client, uid = self._link.client, name.uid
+        member = f"{uid} {name.session_id}"
         # Listed for removal first: a crash then leaves nothing that is never removed.
         seconds, micros = await client.time()
         purge_ms = seconds * 1000 + micros // 1000 + ANSWER_MS
         await self._link.written_plain("ZADD", keys.DELETED, "NX", purge_ms, member)
-        kind, answer, *hidden = checked(
+        _, answer, *_ = checked(
             await self._link.written(
                 scripts.DELETE,
                 SessionKeys(uid).of_script(request.request_id),
                 [uid, pack({"d": request.digest})],
             )
         )
-        purge_ms = int(unpack(answer)[b"p"])
-        if kind == b"done" or hidden[0]:
-            # A purge that met the session before may have taken it off the list.
-            await client.zadd(keys.DELETED, {member: purge_ms}, nx=True)
-            await client.zrem(keys.listing_of(session_id), session_id)
-        self._uids.pop(session_id, None)
-        return purge_ms
+        await self._list(uid, name.session_id)
+        self._uids.pop(name.session_id, None)
+        return int(unpack(answer)[b"p"])
+
+    async def _list(self, uid: str, session_id: str) -> None:
+        """Let the lists say what the session says.
+
+        Others may change both meanwhile: whoever has written to a list looks at the session again,
+        so the last one to look puts right what was written before.
+        """
+        client, listing = self._link.client, keys.listing_of(session_id)
+        session, member = SessionKeys(uid).of_script(), f"{uid} {session_id}"
+        listed: Any = None
+        while True:
+            reply = checked(await self._link.run(scripts.EXPIRED, session, [uid]))
+            if reply[:2] == listed:
+                return
+            listed = reply[:2]
+            if reply[0] == b"live":
+                await client.zadd(listing, {session_id: 0})
+                await client.zrem(keys.DELETED, member)
+            elif reply[0] == b"deleted":
+                await client.zadd(keys.DELETED, {member: int(reply[1])})
+                await client.zrem(listing, session_id)
 
     async def undelete(
         self, session_id: str, request: Request, check: Callable[[Settings], None]
@@ -59,24 +76,21 @@ class RemovalOperations(SessionOperations):
     async def _undelete(
         self, session_id: str, request: Request, check: Callable[[Settings], None]
     ) -> SessionRecord:
-        client, listing = self._link.client, keys.listing_of(session_id)
-        name, _ = await self._named(session_id)
-        check(name.settings)
-        uid = name.uid
-        # Listed first: a listed name whose session is hidden is passed over.
-        await client.zadd(listing, {session_id: 0})
-        reply = await self._link.written(
-            scripts.UNDELETE,
-            SessionKeys(uid).of_script(request.request_id),
-            [uid, pack({"d": request.digest})],
-        )
-        if reply[0] == b"done" or (reply[0] == b"replayed" and not reply[2]):
-            await client.zrem(keys.DELETED, f"{uid} {session_id}")
-        else:
-            there = await self._link.run(scripts.READ, SessionKeys(uid).of_script(), [uid])
-            if there[0] != b"record":
-                await client.zrem(listing, session_id)
-        return record_of(unpack(checked(reply)[1])[b"r"])
+        async def show(name: Name) -> SessionRecord:
+            check(name.settings)
+            uid = name.uid
+            reply = checked(
+                await self._link.written(
+                    scripts.UNDELETE,
+                    SessionKeys(uid).of_script(request.request_id),
+                    [uid, pack({"d": request.digest})],
+                )
+            )
+            # Should this break off: the repeated request lists it, or the purge.
+            await self._list(uid, session_id)
+            return record_of(unpack(reply[1])[b"r"])
+
+        return await self._following(session_id, show)
 
     async def purge(self) -> int:
         """See `Store.purge`."""
@@ -110,26 +124,26 @@ class RemovalOperations(SessionOperations):
         if reply[0] == b"deleted" and not reply[2]:
             await client.zadd(keys.DELETED, {member: int(reply[1])})
             return False
+        if reply[0] == b"live" and await self._leads_to(session_id, uid):
+            await self._list(uid, session_id)  # its deletion was begun and never done
+            return False
         if reply[0] == b"moved":
             await self._follow(uid, session_id, reply[1])
         elif reply[0] != b"live":
             await self._forget_name(uid, session_id)
-        # A live session that its name leads to stays: its deletion was begun and never done.
-        is_gone = reply[0] != b"live" or not await self._leads_to(session_id, uid)
-        if is_gone:
-            await self._unlink(uid)
+        await self._unlink(uid)
         await client.zrem(keys.DELETED, member)
-        return is_gone and reply[0] == b"deleted"
+        return bool(reply[0] == b"deleted")
 
     async def _unlink(self, uid: str) -> None:
-        """Remove what stands under a uid."""
+        """Remove what stands under a uid, but for a note that it was removed."""
         session = SessionKeys(uid)
         view = await self._link.client.hget(session.view, "file")
         if view is not None:
             await self._link.client.sadd(keys.GONE_VIEWS, view)
         tables = await self._link.client.hget(session.meta, "tables") or b""
         names = [name.decode() for name in tables.split(b",") if name]
-        await self._link.client.unlink(*session.data(names))
+        await self._link.run(scripts.BURY, [*session.of_script(), *session.data(names)], [uid])
 
     async def _leads_to(self, session_id: str, uid: str) -> bool:
         blob = await self._link.client.get(keys.name_key(session_id))

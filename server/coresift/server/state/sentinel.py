@@ -13,11 +13,11 @@ from coresift.server.state.server import ask
 
 
 async def find_master(url: StateUrl) -> Address:
-    """The master that most of the sentinels which answer name.
+    """The master that more than half of the sentinels name.
 
     Raises:
-        RedisConnectionError: none answers, they know no such master, or as many name another one
-            (during a failover, or on both sides of a cut network: then nobody is trusted).
+        RedisConnectionError: fewer answer, know such a master or agree on one (during a failover,
+            or on the wrong side of a cut network: a sentinel there names the old one for ever).
     """
     answers = await asyncio.gather(
         *(_named_by(sentinel, url) for sentinel in url.addresses), return_exceptions=True
@@ -28,9 +28,9 @@ async def find_master(url: StateUrl) -> Address:
     named = Counter(answer for answer in answers if isinstance(answer, Address))
     if not named:
         raise RedisConnectionError(f"no sentinel names a master: {answers[0]}")
-    (first, votes), *others = named.most_common(2)
-    if others and others[0][1] == votes:
-        raise RedisConnectionError(f"the sentinels disagree: {first} or {others[0][0]}")
+    ((first, votes),) = named.most_common(1)
+    if 2 * votes <= len(answers):
+        raise RedisConnectionError(f"only {votes} of {len(answers)} sentinels name {first}")
     return first
 
 

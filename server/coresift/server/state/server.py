@@ -83,6 +83,7 @@ class Server:
         async with self._permits, asyncio.timeout(ANSWER_TIMEOUT_S):
             connection = await self._connected()
             try:
+                self._check_in_use()
                 await connection.send_packed_command(connection.pack_commands(sent))
                 replies = [await _reply(connection) for _ in sent]
             except BaseException:
@@ -94,6 +95,11 @@ class Server:
             else:
                 self._idle.append(connection)
         return replies[1::2] if asking else replies
+
+    def _check_in_use(self) -> None:
+        """Whoever waited for a connection may have come too late."""
+        if self._is_left:
+            raise RedisConnectionError(f"{self.address} is no longer the master")
 
     async def _connected(self) -> Any:
         while self._idle:

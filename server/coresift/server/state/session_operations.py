@@ -8,8 +8,10 @@ in between loses nothing.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from coresift.server.caller import bare
 from coresift.server.errors import CoresiftError, Reason
@@ -25,7 +27,10 @@ from coresift.server.state.replies import (
     refusal,
     unpack,
 )
+from coresift.server.state.server import refusal as first_refusal
 from coresift.server.state.store import ANSWER_MS, Request, SessionRecord, Settings
+
+T = TypeVar("T")
 
 LIST_PIECE = 200
 KNOWN_UIDS = 10_000
@@ -60,8 +65,10 @@ class SessionOperations:
         )
         try:
             return await self._finish(await self._take(name))
-        except CoresiftError:
-            if is_first:  # a refused request leaves nothing behind
+        except CoresiftError as error:
+            # A refused request leaves nothing behind. One that may have been done leads its
+            # repetition to the same session.
+            if is_first and error.reason is Reason.SESSION_EXISTS:
                 await self._link.run(scripts.EQUALS_DELETE, [note_key], [note])
             raise
 
@@ -78,6 +85,18 @@ class SessionOperations:
         raise name_taken(name.session_id)
 
     async def _finish(self, name: Name) -> SessionRecord:
+        """Do what is left to do of a creation. SESSION_EXISTS if it was deleted since."""
+        reply = await self._created(name)
+        if reply[0] == b"moved":
+            standing, reply = await self._named(name.session_id)
+            if standing.request != name.request:
+                raise name_taken(name.session_id)
+        if reply[:2] == [b"refused", b"SESSION_NOT_FOUND"]:
+            raise name_taken(name.session_id)
+        return self._known(name.session_id, reply)
+
+    async def _created(self, name: Name) -> Any:
+        """What `create.lua` replies."""
         await self._link.written_plain("ZADD", keys.listing_of(name.session_id), 0, name.session_id)
         quota, budget = numbers(name.settings)
         arguments = {
@@ -88,14 +107,11 @@ class SessionOperations:
             "c": name.settings.config,
             "q": name.request.request_id,
         }
-        reply = await self._link.written(
+        return await self._link.written(
             scripts.CREATE,
             SessionKeys(name.uid).of_script(),
             [name.uid, pack(arguments), new_nonce()],
         )
-        if reply[:2] == [b"refused", b"SESSION_NOT_FOUND"]:  # made by this request, then deleted
-            raise name_taken(name.session_id)
-        return self._known(record_of(checked(reply)[1]))
 
     async def read(self, session_id: str) -> SessionRecord:
         """See `Store.read`. One round trip where the session is known here."""
@@ -108,28 +124,48 @@ class SessionOperations:
             if reply[0] == b"record":
                 return record_of(reply[1])
             self._uids.pop(session_id, None)
-        name, reply = await self._named(session_id)
-        if reply[0] == b"missing":
-            return await self._finish(name)
-        return self._known(record_of(checked(reply)[1]))
+        _, reply = await self._named(session_id)
+        return self._known(session_id, reply)
 
     async def _named(self, session_id: str) -> tuple[Name, Any]:
-        """The name record of a session, and what `read.lua` replies. SESSION_NOT_FOUND."""
+        """The name record of a session, and what `read.lua` replies once there is its data.
+
+        SESSION_NOT_FOUND without a name.
+        """
         key = keys.name_key(session_id)
         while (blob := await self._link.client.get(key)) is not None:
             name = Name.unpacked(blob)
             session = SessionKeys(name.uid).of_script()
             reply = await self._link.run(scripts.READ, session, [name.uid])
+            if reply[0] == b"missing":
+                reply = await self._created(name)
             if reply[0] != b"moved":
                 return name, reply
             # Whoever closed the session died before the name led to where it lives on.
             await self._link.run(scripts.EQUALS_PUT, [key], [blob, reply[1]])
         raise refusal(Reason.SESSION_NOT_FOUND)
 
-    def _known(self, record: SessionRecord) -> SessionRecord:
+    async def _following(self, session_id: str, call: Callable[[Name], Awaitable[T]]) -> T:
+        """``call`` with the name record; again if the session lives on under another uid."""
+        name, _ = await self._named(session_id)
+        while True:
+            try:
+                return await call(name)
+            except CoresiftError as error:
+                if error.reason is not Reason.SESSION_NOT_FOUND:
+                    raise
+                missed, (name, _) = name, await self._named(session_id)
+                if name.uid == missed.uid:
+                    raise
+
+    def _known(self, session_id: str, reply: Any) -> SessionRecord:
+        """The record in a reply about the session of this name, whose uid is remembered."""
+        record = record_of(checked(reply)[1])
+        if record.session_id != session_id:
+            raise refusal(Reason.SESSION_NOT_FOUND)
         if len(self._uids) >= KNOWN_UIDS:
             self._uids.pop(next(iter(self._uids)))
-        self._uids[record.session_id] = record.uid
+        self._uids[session_id] = record.uid
         return record
 
     async def list_sessions(self, after: str, count: int, tenant: str = "") -> list[SessionRecord]:
@@ -153,7 +189,9 @@ class SessionOperations:
         members = await self._link.client.zrangebylex(keys.listing(tenant), start, "+", 0, count)
         ids = [member.decode() for member in members]
         blobs = await self._link.batch([("GET", keys.name_key(session_id)) for session_id in ids])
-        names = [Name.unpacked(blob) for blob in blobs if isinstance(blob, bytes)]
+        if (refused := first_refusal(blobs)) is not None:
+            raise refused
+        names = [Name.unpacked(blob) for blob in blobs if blob is not None]
         calls = [scripts.READ.call(SessionKeys(name.uid).of_script(), [name.uid]) for name in names]
         replies = await self._link.batch([("EVALSHA", *call) for call in calls])
         records = []
@@ -190,7 +228,8 @@ class SessionOperations:
                 [uid, pack(arguments), new_nonce()],
             ),
         )
-        return record_of(unpack(checked(reply)[1])[b"r"])
+        # An answer that was copied with the session names the uid that it had then.
+        return replace(record_of(unpack(checked(reply)[1])[b"r"]), uid=uid)
 
 
 def name_taken(session_id: str) -> CoresiftError:

@@ -1,41 +1,44 @@
-"""Rows of a staged session as ``restore_rows.lua`` takes them, in pieces."""
+"""What is written of a staged session, in the pieces that scripts take."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar
 
 from coresift.server.state.replies import pack
 from coresift.server.state.transfer import Rows
 
+T = TypeVar("T")
+
 PIECE = 1_000
 """Rows of one script."""
+LOG_PIECE_BYTES = 1 << 20
+"""Of entries in one script."""
 GROUP_ROWS = 1_000
 """As in ``labels.lua``."""
 NOTHING: dict[str, list[Any]] = {name: [] for name in "vwxsghlr"}
 
 
 def staged_rows(rows: Rows) -> Iterator[tuple[str, dict[str, list[Any]]]]:
-    """The arguments of each script, and the annotator whose hands it fills (empty: nobody's)."""
-    votes = [part for row, own in rows.votes.items() for part in (str(row), pack(dict(own)))]
-    extra = [part for row, more in rows.extra.items() for part in (str(row), more)]
-    skips = [str(row) if name is None else lease_member(row, name) for row, name in rows.skips]
+    """The arguments of ``restore_rows.lua``, and the annotator whose hands it fills (empty: none).
+
+    A piece is made when it is asked for: of a million rows all of them would take a second.
+    """
     held = Counter(lease.row for lease in rows.leases)
-    counts = [part for row, count in held.items() for part in (str(row), count)]
-    leases = [
-        part
-        for lease in rows.leases
-        for part in (lease.deadline_ms, lease_member(lease.row, lease.annotator))
-    ]
-    lists: dict[str, list[Any]] = {
-        "v": votes,
-        "w": list(map(str, rows.unvoted)),
-        "x": extra,
-        "s": skips,
+    lists: dict[str, Iterable[Any]] = {
+        "v": (part for row, own in rows.votes.items() for part in (str(row), pack(dict(own)))),
+        "w": map(str, rows.unvoted),
+        "x": (part for row, more in rows.extra.items() for part in (str(row), more)),
+        "s": (str(row) if name is None else lease_member(row, name) for row, name in rows.skips),
         "g": _groups(rows),
-        "h": counts,
-        "l": leases,
+        "h": (part for row, count in held.items() for part in (str(row), count)),
+        "l": (
+            part
+            for lease in rows.leases
+            for part in (lease.deadline_ms, lease_member(lease.row, lease.annotator))
+        ),
     }
     for name, values in lists.items():
         for piece in _cut(values):
@@ -53,16 +56,36 @@ def lease_member(row: int, annotator: str) -> str:
     return f"{row}:{annotator}"
 
 
-def _groups(rows: Rows) -> list[Any]:
-    fields: list[Any] = []
+def _groups(rows: Rows) -> Iterator[Any]:
     for group, labelled in rows.labelled_groups.items():
-        fields += [f"v{group}", pack([str(row) for row in labelled[:GROUP_ROWS]])]
+        yield f"v{group}"
+        yield pack([str(row) for row in labelled[:GROUP_ROWS]])
     for group, row in rows.leased_groups.items():
-        fields += [f"l{group}", str(row)]
-    return fields
+        yield f"l{group}"
+        yield str(row)
 
 
-def _cut(values: Sequence[Any]) -> Iterator[list[Any]]:
+def _cut(values: Iterable[Any]) -> Iterator[list[Any]]:
     """Pieces of an even length, so that pairs stay together."""
-    for start in range(0, len(values), 2 * PIECE):
-        yield list(values[start : start + 2 * PIECE])
+    return pieces_of(values, 2 * PIECE)
+
+
+def log_pieces(entries: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Entries that one script appends."""
+    piece: list[bytes] = []
+    size = 0
+    for entry in entries:
+        if piece and size + len(entry) > LOG_PIECE_BYTES:
+            yield piece
+            piece, size = [], 0
+        piece.append(entry)
+        size += len(entry)
+    if piece:
+        yield piece
+
+
+def pieces_of(values: Iterable[T], most: int) -> Iterator[list[T]]:
+    """Up to ``most`` of the values at a time."""
+    rest = iter(values)
+    while piece := list(islice(rest, most)):
+        yield piece

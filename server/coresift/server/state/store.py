@@ -329,14 +329,19 @@ class Store(Protocol):
         """End the annotator's leases; returns the rows that had a live one. Skips are kept."""
         ...
 
-    async def leases(self, uid: str) -> list[LiveLease]:
-        """All live leases, by row, then annotator."""
+    async def live_leases(self, uid: str, leases: Sequence[tuple[int, str]]) -> list[LiveLease]:
+        """Those of up to 1,000 leases, given as row and annotator, that are live; in order."""
         ...
 
-    async def log(self, uid: str, after: int, count: int) -> LogRead:
+    async def count_leases(self, uid: str) -> int:
+        """How many leases are live."""
+        ...
+
+    async def log(self, uid: str, after: int, count: int, nonce: bytes | None = None) -> LogRead:
         """Read up to ``count`` log entries after offset ``after``.
 
-        STATE_UNAVAILABLE if a failover cut the log short meanwhile.
+        STATE_UNAVAILABLE if a failover cut the log short meanwhile, or, with a nonce, if the entry
+        at ``after`` has another one by now.
         """
         ...
 

@@ -44,10 +44,27 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """An entry of a log: its position (0: before the first) and its nonce (empty: it has none)."""
+
+    offset: int = 0
+    nonce: bytes = b""
+
+
+START = Place()
+
+
+@dataclass(frozen=True, slots=True)
 class LogPiece:
-    """Packed entries of a log, in order; ``standing`` comes with the last piece."""
+    """Packed entries of a log, in order.
+
+    Attributes:
+        end: the newest one; where the piece began if there is none.
+        standing: comes with the last piece.
+    """
 
     entries: tuple[bytes, ...]
+    end: Place
     standing: Standing | None
 
 
@@ -94,11 +111,12 @@ class Transfers(Protocol):
         """As `Store.read`."""
         ...
 
-    async def copy_log(self, uid: str, after: int, freezer: str = "") -> LogPiece:
-        """Read about 1 MiB of the log. SESSION_NOT_FOUND.
+    async def copy_log(self, uid: str, after: Place = START, freezer: str = "") -> LogPiece:
+        """Read about 1 MiB of the log that follows the end of a piece. SESSION_NOT_FOUND.
 
-        With a freezer, the last piece freezes the session for `FREEZE_MS`: everybody else gets
-        STATE_UNAVAILABLE.
+        STATE_UNAVAILABLE if the log is no longer the one that piece came from: a failover has cut
+        it short. With a freezer, the last piece freezes the session for `FREEZE_MS`: everybody
+        else gets STATE_UNAVAILABLE.
         """
         ...
 
@@ -135,7 +153,12 @@ class Transfers(Protocol):
     async def name_staged(
         self, session_id: str, uid: str, standing: Standing, request: Request
     ) -> SessionRecord:
-        """Give a staged copy a name of its own. SESSION_EXISTS."""
+        """Give a staged copy a name of its own.
+
+        The same request may be under way twice: whoever comes second gets the session of the
+        first, and its own copy is removed. After SESSION_EXISTS, REQUEST_ID_REUSED and
+        FORMAT_TOO_NEW the copy has no name; after other errors it may have got it.
+        """
         ...
 
     async def replace_with_staged(
@@ -147,8 +170,8 @@ class Transfers(Protocol):
         """
         ...
 
-    async def thaw(self, uid: str, standing: Standing, freezer: str) -> None:
-        """Let a frozen session go on."""
+    async def thaw(self, uid: str, freezer: str) -> None:
+        """Let a session go on if it is frozen by this one."""
         ...
 
     async def remove_replaced(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state import keys, scripts
@@ -17,47 +17,51 @@ from coresift.server.state.removal_operations import RemovalOperations
 from coresift.server.state.replies import checked, pack, record_of, refusal, unpack
 from coresift.server.state.scripts import Script
 from coresift.server.state.session_operations import name_taken
-from coresift.server.state.staging import staged_rows
+from coresift.server.state.staging import log_pieces, pieces_of, staged_rows
 from coresift.server.state.store import ANSWER_MS, LiveLease, Request, SessionRecord
 from coresift.server.state.transfer import (
     FREEZE_MS,
     OWN_FIELDS,
+    START,
     KeptAnswer,
     LogPiece,
+    Place,
     Rows,
     Standing,
 )
 
-T = TypeVar("T")
-
 ANSWERS_PIECE = 200
 GRACE_MS = 3600 * 1000
 """Until a replaced session is removed by the purge, should its replacement break off."""
-REPEATABLE = (b"claim", b"labels", b"release")
-"""Operations whose answers hold nothing of where the session lives."""
+REPEATABLE = (b"claim", b"labels", b"release", b"configure")
+"""Operations whose answers are copied: those that the log names the requests of."""
 
 
 class TransferOperations(RemovalOperations):
     """The part of the store that copies sessions."""
 
-    async def copy_log(self, uid: str, after: int, freezer: str = "") -> LogPiece:
+    async def copy_log(self, uid: str, after: Place = START, freezer: str = "") -> LogPiece:
         """See `Transfers.copy_log`."""
-        arguments = {"p": after, "k": freezer, "z": FREEZE_MS}
-        kind, blobs, *rest = checked(await self._of(scripts.COPY, uid, arguments))
-        entries = tuple(blobs)
+        arguments = {"p": after.offset, "t": after.nonce, "k": freezer, "z": FREEZE_MS}
+        kind, *found = checked(await self._of(scripts.COPY, uid, arguments))
+        if kind == b"rewound":
+            raise _lost("a failover cut the log short")
+        entries, *rest = tuple(found[0]), *found[1:]
+        end = _end_of(after, entries)
         if kind == b"piece":
-            return LogPiece(entries, None)
+            return LogPiece(entries, end, None)
         fields, leases = rest
         pairs = zip(fields[::2], fields[1::2], strict=True)
         meta = {name.decode(): value for name, value in pairs if name.decode() not in OWN_FIELDS}
-        return LogPiece(entries, Standing(meta, tuple(_leases(leases))))
+        # Of hundreds of thousands: not on the event loop.
+        return LogPiece(entries, end, Standing(meta, await asyncio.to_thread(_leases, leases)))
 
     async def copy_answers(
         self, uid: str, request_ids: Sequence[str], freezer: str = ""
     ) -> list[KeptAnswer]:
         """See `Transfers.copy_answers`."""
         kept: list[KeptAnswer] = []
-        for piece in _pieces(request_ids, ANSWERS_PIECE):
+        for piece in pieces_of(request_ids, ANSWERS_PIECE):
             more = SessionKeys(uid).answers(piece)
             _, found = checked(await self._of(scripts.ANSWERS, uid, {"k": freezer}, more))
             for request_id, blob, end in zip(piece, found[::2], found[1::2], strict=True):
@@ -77,9 +81,11 @@ class TransferOperations(RemovalOperations):
         standing = await client.get(keys.name_key(session_id))
         if standing is None:
             return None
-        if Name.unpacked(standing).request == request:
-            return await self._read(session_id)
-        raise name_taken(session_id)
+        if Name.unpacked(standing).request != request:
+            raise name_taken(session_id)
+        record = await self._read(session_id)
+        await self._list(record.uid, session_id)  # it may have broken off before
+        return record
 
     async def stage(self, session_id: str) -> str:
         """See `Transfers.stage`."""
@@ -89,19 +95,22 @@ class TransferOperations(RemovalOperations):
 
     async def stage_log(self, uid: str, after: int, entries: Sequence[bytes]) -> None:
         """See `Transfers.stage_log`."""
-        arguments = {"p": after, "e": list(entries)}
-        reply = await self._of(scripts.RESTORE_LOG, uid, arguments)
-        if reply[0] == b"gap":
-            raise _lost(f"its log ends at {int(reply[1])}, not {after}")
+        for piece in log_pieces(entries):
+            reply = await self._of(scripts.RESTORE_LOG, uid, {"p": after, "e": piece})
+            if reply[0] == b"gap":
+                raise _lost(f"its log ends at {int(reply[1])}, not {after}")
+            after += len(piece)
 
     async def stage_rows(self, uid: str, rows: Rows) -> None:
         """See `Transfers.stage_rows`."""
-        for annotator, arguments in staged_rows(rows):
+        pieces = staged_rows(rows)
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            annotator, arguments = piece
             await self._of(scripts.RESTORE_ROWS, uid, arguments, annotator=annotator)
 
     async def stage_answers(self, uid: str, answers: Sequence[KeptAnswer]) -> None:
         """See `Transfers.stage_answers`."""
-        for piece in _pieces(answers, ANSWERS_PIECE):
+        for piece in pieces_of(answers, ANSWERS_PIECE):
             values = [part for answer in piece for part in (answer.blob, answer.end_ms)]
             more = SessionKeys(uid).answers([answer.request_id for answer in piece])
             await self._of(scripts.RESTORE_ANSWERS, uid, values, more)
@@ -116,12 +125,15 @@ class TransferOperations(RemovalOperations):
     ) -> SessionRecord:
         """See `Transfers.name_staged`."""
         record = await self._end(session_id, uid, standing)
-        await self._link.commit(
+        if await self._link.commit(
             "name_staged", lambda: self._name(session_id, uid, standing, request)
-        )
-        return record
+        ):
+            return record
+        await self.discard(uid, session_id, standing)
+        return await self.read(session_id)
 
-    async def _name(self, session_id: str, uid: str, standing: Standing, request: Request) -> None:
+    async def _name(self, session_id: str, uid: str, standing: Standing, request: Request) -> bool:
+        """Whether the copy has got the name; if not, the same request has made another one."""
         client = self._link.client
         note = pack([request.digest, session_id])
         key = keys.creation_key(request.request_id)
@@ -130,15 +142,17 @@ class TransferOperations(RemovalOperations):
             raise refusal(Reason.REQUEST_ID_REUSED)
         name = Name(session_id, uid, standing.meta["secret"], standing.settings, request)
         try:
-            if (await self._take(name)).uid != uid:  # the same request, under way twice
-                raise name_taken(session_id)
-        except CoresiftError:
-            if is_first:  # a refused request leaves nothing behind
+            taken = await self._take(name)
+        except CoresiftError as error:
+            # A refused request leaves nothing behind; another failure may be none.
+            if is_first and error.reason is Reason.SESSION_EXISTS:
                 await self._link.run(scripts.EQUALS_DELETE, [key], [note])
             raise
-        await self._link.written_plain("ZADD", keys.listing_of(session_id), 0, session_id)
-        await client.zrem(keys.DELETED, f"{uid} {session_id}")
+        if taken.uid != uid:
+            return False
+        await self._list(uid, session_id)
         self._uids[session_id] = uid
+        return True
 
     async def replace_with_staged(
         self, session_id: str, old_uid: str, uid: str, standing: Standing, freezer: str
@@ -165,11 +179,9 @@ class TransferOperations(RemovalOperations):
         self._uids[session_id] = uid
         await client.zrem(keys.DELETED, f"{uid} {session_id}")
 
-    async def thaw(self, uid: str, standing: Standing, freezer: str) -> None:
+    async def thaw(self, uid: str, freezer: str) -> None:
         """See `Transfers.thaw`."""
-        await self._link.commit(
-            "thaw", lambda: self._close(uid, standing.offset, freezer, b"", strict=False)
-        )
+        await self._link.commit("thaw", lambda: self._close(uid, 0, freezer, b"", strict=False))
 
     async def _close(
         self, uid: str, offset: int, freezer: str, name: bytes, *, strict: bool = True
@@ -186,7 +198,7 @@ class TransferOperations(RemovalOperations):
 
         client, session = self._link.client, SessionKeys(uid)
         names = [*session.answers(request_ids), *session.hands(annotators)]
-        for piece in _pieces(names, ANSWERS_PIECE):
+        for piece in pieces_of(names, ANSWERS_PIECE):
             await self._link.commit("remove_answers", partial(client.unlink, *piece))
 
         async def remove() -> None:
@@ -232,16 +244,20 @@ class TransferOperations(RemovalOperations):
         )
 
 
-def _leases(members: Sequence[bytes]) -> Iterator[LiveLease]:
+def _leases(packed: bytes) -> tuple[LiveLease, ...]:
+    members = unpack(packed)
+    leases = []
     for member, deadline in zip(members[::2], members[1::2], strict=True):
         row, annotator = member.decode().split(":", 1)
-        yield LiveLease(int(row), annotator, int(deadline))
+        leases.append(LiveLease(int(row), annotator, int(deadline)))
+    return tuple(leases)
 
 
-def _pieces(values: Iterable[T], most: int) -> Iterator[list[T]]:
-    rest = iter(values)
-    while piece := list(islice(rest, most)):
-        yield piece
+def _end_of(after: Place, entries: Sequence[bytes]) -> Place:
+    if not entries:
+        return after
+    # The entries of a release without tips have no nonce, except for labels.
+    return Place(after.offset + len(entries), unpack(entries[-1]).get(b"n") or b"")
 
 
 def _lost(why: str) -> CoresiftError:

@@ -1,6 +1,6 @@
 -- Creates a session from its name record; again: nothing.
 -- Arguments: i session_id, s secret, u quota, b budget (-1: none), c config, q request_id.
--- Reply: "record", the record (prelude: record()).
+-- Reply: "record", the record (prelude: record()); "moved" as of read.lua.
 
 local a = cmsgpack.unpack(ARGV[2])
 if redis.call('EXISTS', KEYS[META]) == 0 then
@@ -12,6 +12,10 @@ if redis.call('EXISTS', KEYS[META]) == 0 then
   local s = {pos = 0, now = now}
   append(s, {t = 'C', q = a.q, v = 1, c = a.c})
   redis.call('HSET', KEYS[META], 'tip', s.kept_tip)
+end
+local moved = redis.call('HGET', KEYS[META], 'moved')
+if moved then
+  return {'moved', moved}
 end
 local s, no = open()
 return no or {'record', record(s)}

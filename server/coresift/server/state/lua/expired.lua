@@ -1,13 +1,13 @@
 -- Says whether a session's data may be removed; if so, nothing brings the session back any more.
 -- Reply: "live"; "deleted", when it may be purged, 1 if that time has come; "moved", the name
---   record of where the session lives on; "missing".
+--   record of where the session lives on; "missing" where there is none, or none any more.
 
-if redis.call('EXISTS', KEYS[META]) == 0 then
-  return {'missing'}
-end
-local moved = redis.call('HGET', KEYS[META], 'moved')
+local uid, moved = unpack(redis.call('HMGET', KEYS[META], 'uid', 'moved'))
 if moved then
   return {'moved', moved}
+end
+if uid ~= ARGV[1] then
+  return {'missing'}
 end
 local s, no = open(true)
 if not s then

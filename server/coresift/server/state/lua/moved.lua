@@ -1,5 +1,6 @@
 -- Closes a frozen session for good: it lives on under another uid; or lets it go on.
--- Arguments: k who froze it, p its newest position, b name record of the other uid (empty: go on).
+-- Arguments: k who froze it, b name record of the other uid (empty: go on), p the newest position
+--   that it was copied to (of no matter to what goes on).
 -- Reply: "done"; "thawed": it is no longer frozen by this one, and nothing was done.
 
 local a = cmsgpack.unpack(ARGV[2])
@@ -12,11 +13,11 @@ if not s then
   return no
 end
 local holder, ends = unpack(redis.call('HMGET', KEYS[META], 'freezer', 'frozen'))
-if holder ~= a.k or tonumber(ends) <= s.now or s.pos ~= a.p then
+if holder ~= a.k or tonumber(ends) <= s.now or (a.b ~= '' and s.pos ~= a.p) then
   return {'thawed'}
 end
 redis.call('HDEL', KEYS[META], 'frozen', 'freezer')
 if a.b ~= '' then
-  redis.call('HSET', KEYS[META], 'moved', a.b)
+  redis.call('HSET', KEYS[META], 'moved', a.b, 'uid', NOBODY)
 end
 return {'done'}

@@ -6,7 +6,8 @@
 --                    of an older position where a release without tips wrote last), rev, nonce (of
 --                    the entry at rev), votes (in all), created, now (newest time seen), deleted
 --                    (only once deleted), frozen (until when nothing is done) and freezer (who
---                    still may), moved (only once it lives on elsewhere: that name record)
+--                    still may), moved (only once it lives on elsewhere: that name record).
+--                    Of one that moved or was removed, uid is empty
 --   2 log    stream  ids <position>-0, one field "e": a packed map (see entries.py)
 --   3 leases zset    score deadline, member "row:annotator"
 --   4 hands  set     of one annotator: rows leased to them, ended ones possibly too
@@ -33,6 +34,10 @@ local FORMAT = 1
 local ANSWER_MS = 86400000
 -- Longer than any lease, so that it never ends before what it lists.
 local HANDS_MS = 2 * ANSWER_MS
+-- Longer than any call, and than a purge that is put off.
+local BURIED_MS = 2 * ANSWER_MS
+-- The uid of a session that has moved or was removed: scripts of older releases compare it, too.
+local NOBODY = ''
 local SETTLE_BATCH = 1000
 local TAIL_BYTES = 1048576
 

@@ -16,7 +16,9 @@ if tonumber(pos) ~= a.p then
   return {'gap', pos}
 end
 if redis.call('EXISTS', KEYS[META]) == 0 then
-  redis.call('HSET', KEYS[META], 'uid', ARGV[1], 'id', a.i, unpack(a.m))
+  -- What belongs to this place comes last: nothing in a file may say otherwise.
+  redis.call('HSET', KEYS[META], unpack(a.m))
+  redis.call('HSET', KEYS[META], 'uid', ARGV[1], 'id', a.i)
 end
 local s, no = open()
 return no or {'record', record(s)}

@@ -1,0 +1,45 @@
+"""The call that a task works for, as gates and workers see it."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Permit(Protocol):
+    """A call's place among those that work."""
+
+    def pause(self) -> None:
+        """Give the place back until `resume`."""
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+
+    def end(self) -> None:
+        """Give the place back for good; more than once does nothing more."""
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A call under way.
+
+    Attributes:
+        kind: what it does, a name out of a few: times are expected by it.
+        refusable: whether it may be refused where it first needs a worker; it has changed nothing
+            by then.
+        permit: what it holds while it works, given back while it merely waits.
+    """
+
+    kind: str
+    tenant: str = ""
+    session: str = ""
+    refusable: bool = False
+    permit: Permit | None = None
+
+
+BACKGROUND = Call("background")
+"""Work that no call waits for."""
+
+CALL: ContextVar[Call] = ContextVar("call", default=BACKGROUND)
+"""The call that the running task works for; tasks that it starts inherit it."""
