@@ -77,7 +77,7 @@ def test_a_history_under_a_fault_breaks_no_law(tmp_path: Path, fault: str) -> No
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("fault", ["none", *sorted(set(FAULT_OF.values()))])
 def test_what_catches_mutations_passes_without_one(tmp_path: Path, fault: str) -> None:
-    run = make_run(tmp_path, fault, seed=2, calls=MUTANT_CALLS, with_replay=False)
+    run = make_run(tmp_path, fault, seed=2, calls=MUTANT_CALLS)
     assert run.verdict.violations == []
 
 

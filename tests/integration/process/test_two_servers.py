@@ -150,14 +150,12 @@ async def test_a_log_that_was_changed_is_told_by_the_entry(
     grant = [entry for entry in log if isinstance(entry, GrantEntry)][2]
     first, second, third = grant.rows
     with Redis.from_url(redis_url, protocol=2) as redis:
-        swap(redis, SessionKeys(uid).log, grant.offset)
-    command = ["replay", session, "--state", redis_url, "--pool", str(pools.things.directory)]
-    done = subprocess.run(
-        [sys.executable, "-m", "coresift.client", *command], capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert done.stdout == "4 batches, 12 picks replayed\n"
-    (line,) = done.stderr.splitlines()
+        swap(redis, SessionKeys(uid).of_script()[1], grant.offset)
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run("replay", session, "--state", redis_url, "--pool", str(pools.things.directory))
+    assert caught.value.returncode == 1
+    assert caught.value.stdout == "4 batches, 12 picks replayed\n"
+    (line,) = caught.value.stderr.splitlines()
     assert line.startswith(
         f"log entry {grant.offset}: granted rows {(second, first, third)}, "
         f"replayed ({first}, {second}, {third}"
@@ -168,12 +166,12 @@ def swap(redis: Redis, log: str, offset: int) -> None:
     """Change the order of the first two picks of a grant, in the log as it lies in Redis."""
     entries: Any = redis.xrange(log)
     redis.delete(log)
-    for entry_id, fields in entries:
-        if entry_id == b"%d-0" % offset:
-            grant = msgpack.unpackb(fields[b"e"], raw=True)
-            grant[b"r"][:2] = reversed(grant[b"r"][:2])
-            fields = {**fields, b"e": msgpack.packb(grant, use_bin_type=False)}
-        redis.xadd(log, fields, entry_id)
+    fields = entries[offset - 1][1]
+    grant = msgpack.unpackb(fields[b"e"], raw=True)
+    grant[b"r"][:2] = reversed(grant[b"r"][:2])
+    fields[b"e"] = msgpack.packb(grant, use_bin_type=False)
+    for entry_id, own in entries:
+        redis.xadd(log, own, entry_id)
 
 
 def test_what_is_labelled_here_is_never_offered_there(both: tuple[Client, Client]) -> None:

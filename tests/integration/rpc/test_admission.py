@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from queue import Queue
 from uuid import uuid4
 
 import grpc
 import pytest
+from tests.fixtures.redis_topologies import until
 from tests.fixtures.servers import Pools, ServerProcess, refusal_of
+from tests.integration.rpc.test_auth_matrix import upload
 
 from coresift.client import Client
+from coresift.server.rpc.call_classes import LIMITS, CallClass
 from coresift.v1 import selection_pb2 as pb
 from coresift.v1 import selection_pb2_grpc
 
@@ -93,3 +98,73 @@ def test_what_is_under_way_is_shown(service: ServerProcess, client: Client) -> N
     assert samples["coresift_asyncio_tasks"] > 0
     assert samples["coresift_event_loop_lag_seconds_count"] > 0
     assert samples["coresift_workers_queued"] == 0
+
+
+class OpenUpload:
+    """A PutSignals whose messages are sent one by one."""
+
+    def __init__(self, stub: selection_pb2_grpc.SelectionServiceStub) -> None:
+        self._header, self._chunk = upload(f"s-{uuid4()}", f"r-{uuid4()}")
+        self._parts: Queue[pb.PutSignalsRequest | None] = Queue()
+        self._parts.put(self._header)
+        self.call = stub.PutSignals.future(iter(self._parts.get, None), timeout=60)
+
+    def finish(self) -> None:
+        """Send the rest; the signal is kept."""
+        self._parts.put(self._chunk)
+        self._parts.put(None)
+        assert self.call.result().signal.name == self._header.header.name
+
+    def cancel(self) -> None:
+        self._parts.put(None)
+        self.call.cancel()
+
+
+def refused_and_open(server: ServerProcess) -> tuple[float, float]:
+    """Uploads refused for too many open ones, and how many are open."""
+    samples = server.samples()
+    refused = 'coresift_calls_refused_total{call_class="uploading",cause="open"}'
+    return samples.get(refused, 0.0), samples['coresift_calls_open{call_class="uploading"}']
+
+
+def test_one_upload_more_than_the_server_takes(
+    pools: Pools, redis_url: str, tmp_path: Path
+) -> None:
+    options = ["--pool", pools.growing.directory, "--state", redis_url, "--artifacts", tmp_path]
+    most = LIMITS[CallClass.UPLOADING].open
+    with (
+        ServerProcess(*options) as server,
+        grpc.insecure_channel(server.listen) as channel,
+        ExitStack() as ended,
+    ):
+        stub = selection_pb2_grpc.SelectionServiceStub(channel)
+
+        def begin() -> OpenUpload:
+            begun = OpenUpload(stub)
+            ended.callback(begun.cancel)
+            return begun
+
+        def until_open(count: int) -> None:
+            until(lambda: refused_and_open(server)[1] == count, f"{count} uploads are open")
+
+        uploads = [begin() for _ in range(most)]
+        until_open(most)
+        assert refused_and_open(server) == (0, most)
+        for times in (1, 2):
+            found = refusal_of(begin().call.result)
+            assert (found.code, found.reason) == ("RESOURCE_EXHAUSTED", "OVERLOADED")
+            assert found.retry_after_s is not None
+            assert found.retry_after_s > 0
+            assert refused_and_open(server) == (times, most)
+        # Others are not concerned.
+        assert stub.ListPools(pb.ListPoolsRequest(), timeout=20)
+        uploads[0].finish()
+        until_open(most - 1)
+        uploads[1].cancel()
+        until_open(most - 2)
+        later = [begin(), begin()]
+        until_open(most)
+        for each in (*uploads[2:], *later):
+            each.finish()
+        until_open(0)
+        assert refused_and_open(server) == (2, 0)

@@ -93,6 +93,24 @@ def deletion(client: Client, pools: Pools) -> Write:
     return Write("DeleteSession", request, None)
 
 
+def undeletion(client: Client, pools: Pools) -> Write:
+    session = session_of(client)
+    client.delete_session(session)
+    request = pb.UndeleteSessionRequest(request_id=new_id(), session_id=session)
+    return Write("UndeleteSession", request, None)
+
+
+def erasure(client: Client, pools: Pools) -> Write:
+    session, request_id = session_of(client), new_id()
+    requests = []
+    for name in ("ann", "bob"):
+        client.add_labels(session, {f"item-{name == 'ann':d}": "positive"}, name)
+        requests.append(
+            pb.EraseAnnotatorRequest(request_id=request_id, session_id=session, annotator=name)
+        )
+    return Write("EraseAnnotator", *requests)
+
+
 def batch(client: Client, pools: Pools) -> Write:
     def request(size: int, request_id: str) -> pb.NextBatchRequest:
         return pb.NextBatchRequest(
@@ -192,6 +210,8 @@ WRITES = [
     creation,
     update,
     deletion,
+    undeletion,
+    erasure,
     batch,
     labels,
     renewal,
@@ -224,6 +244,8 @@ def test_every_write_is_here() -> None:
         "creation": "CreateSession",
         "update": "UpdateSession",
         "deletion": "DeleteSession",
+        "undeletion": "UndeleteSession",
+        "erasure": "EraseAnnotator",
         "batch": "NextBatch",
         "labels": "AddLabels",
         "renewal": "RenewLeases",
@@ -270,7 +292,7 @@ def test_sent_at_once_it_is_answered_the_same(
     assert set(answers) == {answers[0]}
 
 
-@pytest.mark.parametrize("make", [make for make in WRITES if make is not deletion])
+@pytest.mark.parametrize("make", [make for make in WRITES if make not in (deletion, undeletion)])
 def test_with_another_body_it_is_refused(
     stubs: list[SelectionServiceStub],
     client: Client,

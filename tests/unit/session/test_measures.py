@@ -534,7 +534,7 @@ class Counted:
         self.may_go = asyncio.Event()
         self.fails = False
 
-    async def find(self) -> tuple[Hashable, Callable[[], Awaitable[int]]]:
+    async def find(self, began: float) -> tuple[Hashable, Callable[[], Awaitable[int]]]:
         state = self.state
 
         async def make() -> int:
@@ -550,19 +550,19 @@ class Counted:
 async def test_waiting_callers_share_a_result() -> None:
     workers, counted = Workers(1), Counted()
     latest: Latest[int] = Latest(workers, 2)
-    calls = [asyncio.create_task(latest.of("one", counted.find)) for _ in range(5)]
+    calls = [asyncio.create_task(latest.of("one", 0.0, counted.find)) for _ in range(5)]
     await asyncio.sleep(0)
     calls[0].cancel()  # the work goes on for the others
     counted.may_go.set()
     assert await asyncio.gather(*calls[1:]) == [0] * 4
     assert counted.made == 1
-    assert await latest.of("one", counted.find) == 0
+    assert await latest.of("one", 0.0, counted.find) == 0
     counted.state = 1
-    assert await latest.of("one", counted.find) == 1
+    assert await latest.of("one", 0.0, counted.find) == 1
     assert counted.made == 2
     for other in ("two", "three"):  # "one" is no longer kept
-        await latest.of(other, counted.find)
-    await latest.of("one", counted.find)
+        await latest.of(other, 0.0, counted.find)
+    await latest.of("one", 0.0, counted.find)
     assert counted.made == 5
     await workers.drain(1)
 
@@ -573,7 +573,7 @@ async def test_a_failure_is_not_kept() -> None:
     latest: Latest[int] = Latest(workers, 2)
     counted.fails = True
     with pytest.raises(ValueError, match="no result"):
-        await latest.of("one", counted.find)
+        await latest.of("one", 0.0, counted.find)
     counted.fails = False
-    assert await latest.of("one", counted.find) == 0
+    assert await latest.of("one", 0.0, counted.find) == 0
     await workers.drain(1)

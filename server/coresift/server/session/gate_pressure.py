@@ -12,6 +12,8 @@ CROWDED, ROOMY = 1.4, 1.15
 """Times that work takes beside other work, as multiples of the time that it takes alone."""
 ADJUST_S, ADJUST_TIMES = 0.1, 2
 """Between two changes of the places; and as multiple of the work's usual time."""
+HOLD_S = 10.0
+"""After there were too many places until one more is tried: it makes all late until it is gone."""
 
 
 class Pressure:
@@ -44,7 +46,7 @@ class Places:
 
     def __init__(self, most: int) -> None:
         self.now = self._most = most
-        self._adjusted_at = 0.0
+        self._adjusted_at, self._crowded_at = 0.0, -HOLD_S
 
     def adjust(self, times: Times, lasts: bool, now: float) -> None:
         """Learn from work that just ended; ``lasts``: whether the pressure does."""
@@ -57,6 +59,6 @@ class Places:
         # A kind that has never been alone is not known to be fast: fewer places will tell.
         if times.usual > CROWDED * times.alone:
             share = max(0.5, min(0.75, times.alone / times.usual))
-            self.now = max(1, int(share * self.now))
-        elif times.usual < ROOMY * times.alone:
+            self.now, self._crowded_at = max(1, int(share * self.now)), now
+        elif times.usual < ROOMY * times.alone and now - self._crowded_at >= HOLD_S:
             self.now = min(self._most, self.now + 1)

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from coresift.server.arrays import Bools, Rows
+from coresift.server.arrays import Rows
 from coresift.server.session.config import SessionConfig
+from coresift.server.session.openness import Openness
 from coresift.server.session.pages import Pages
 from coresift.server.state.entries import (
     ConfigEntry,
@@ -26,7 +27,7 @@ NO_VOTES: dict[str, bytes] = {}
 MOST_SHARED = 10_000
 
 
-class View:
+class View(Openness):
     """Labels, leases and skips of a session at a log offset. Only the event loop changes it.
 
     Attributes:
@@ -228,58 +229,3 @@ class View:
             self.leases[row] = rest
         else:
             del self.leases[row]
-
-    def quota_of(self, row: int) -> int:
-        """Votes that the row may have."""
-        return self.config.votes_per_item + self.extra.get(row, 0)
-
-    def free_for(self, row: int, annotator: str) -> bool:
-        """Whether the row may be leased to the annotator, as far as this view knows."""
-        voters, holders = self.votes.get(row, {}), self.leases.get(row, frozenset())
-        return len(voters) + len(holders) < self.quota_of(row) and self._is_open(row, annotator)
-
-    def free_for_review(self, row: int, annotator: str) -> bool:
-        """Whether a second look may lease the row: it has a vote, and nobody holds it or it lacks
-        votes."""
-        unheld = row not in self.leases and self._is_open(row, annotator)
-        return row in self.votes and (unheld or self.free_for(row, annotator))
-
-    def _is_open(self, row: int, annotator: str) -> bool:
-        return (
-            annotator not in self.votes.get(row, ())
-            and annotator not in self.leases.get(row, ())
-            and row not in self.hidden
-            and (row, annotator) not in self.skips
-        )
-
-    def waits_for(self, annotator: str, eligible: Bools | None = None) -> bool:
-        """Whether a lease of others blocks an item that the annotator could label later.
-
-        ``eligible``: bool [N], rows that may be offered; None: all.
-        """
-        return any(
-            len(self.votes.get(row, ())) < self.quota_of(row)
-            and self._is_open(row, annotator)
-            and _is_eligible(row, eligible)
-            for row in self.leases
-        )
-
-    def waits_for_budget(self, annotator: str, items: int, eligible: Bools | None = None) -> bool:
-        """Whether the ends of leases would leave the annotator budget and one of ``items``
-        eligible items."""
-        budget = self.config.label_budget
-        if budget is not None and self.vote_count >= budget:
-            return False
-        full = (
-            row
-            for row, voters in self.votes.items()
-            if annotator in voters or len(voters) >= self.quota_of(row)
-        )
-        skipped = (row for row, name in self.skips if name == annotator)
-        gone = {*full, *skipped, *self.hidden}
-        return sum(_is_eligible(row, eligible) for row in gone) < items
-
-
-def _is_eligible(row: int, eligible: Bools | None) -> bool:
-    """Whether a mask admits a row; it may be older than the pool version that brought the row."""
-    return eligible is None or (row < len(eligible) and bool(eligible[row]))
