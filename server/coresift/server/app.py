@@ -80,6 +80,8 @@ OPTIONS = (
     # A client that does not answer a ping is gone: its calls end.
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.max_concurrent_streams", 1024),
+    # No compression: a small message would unfold to any size that is allowed.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
     # A second server on a port must fail, not share it.
     ("grpc.so_reuseport", 0),
 )

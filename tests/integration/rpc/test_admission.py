@@ -48,6 +48,31 @@ def test_bytes_that_are_no_chunk(channel: grpc.Channel) -> None:
     assert (found.code, found.reason) == ("INVALID_ARGUMENT", "INVALID_FIELD")
 
 
+def test_compressed_requests_are_refused(channel: grpc.Channel) -> None:
+    get = channel.unary_unary(PREFIX + "GetSession")
+    with pytest.raises(grpc.RpcError) as caught:
+        get(b"", compression=grpc.Compression.Gzip, timeout=20)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_name_that_is_none_is_not_logged(service: ServerProcess, channel: grpc.Channel) -> None:
+    stub, trace = selection_pb2_grpc.SelectionServiceStub(channel), f"trace-{uuid4()}-" + "x" * 999
+    found = refusal_of(
+        lambda: stub.GetSession(
+            pb.GetSessionRequest(session_id="x" * MIB),
+            metadata=(("traceparent", trace),),
+            timeout=20,
+        )
+    )
+    assert (found.code, found.reason) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+
+    def lines() -> list[dict[str, object]]:
+        return [e for e in service.events if trace.startswith(str(e.get("traceparent", " ")))]
+
+    until(lambda: bool(lines()), "the call is in the log")
+    assert len(str(lines())) < 1_000
+
+
 def test_calls_without_a_deadline_have_the_servers(
     pools: Pools, redis_url: str, tmp_path: Path
 ) -> None:

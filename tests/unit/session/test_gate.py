@@ -77,6 +77,32 @@ async def test_who_has_begun_comes_before_those_who_have_not() -> None:
     assert bench.is_empty
 
 
+async def test_those_who_have_begun_come_in_order() -> None:
+    bench = Bench(1, 9)
+    [turn] = await bench.filled(Call("a"))
+    begun = [asyncio.create_task(bench.gate.enter(Call("a"), first=True)) for _ in range(3)]
+    await asyncio.sleep(0)
+    turn.end()
+    for number, task in enumerate(begun):
+        assert not any(later.done() for later in begun[number + 1 :])
+        (await task).end()
+    assert bench.is_empty
+
+
+async def test_a_call_that_turns_out_to_be_of_another_session_keeps_its_place_if_it_may() -> None:
+    bench = Bench(4, 9)
+    turns = await bench.filled(*[Call("a", session="s") for _ in range(3)], Call("a"))
+    assert await bench.gate.move(turns[2], "t") is turns[2]
+    assert await bench.gate.move(turns[3], "s") is turns[3]
+    waiting = asyncio.create_task(bench.gate.move(turns[2], "s"))
+    await asyncio.sleep(0)
+    assert (bench.gate.working, bench.gate.waiting) == (3, 1)
+    turns[0].end()
+    for turn in [*turns, await waiting]:
+        turn.end()
+    assert bench.is_empty
+
+
 async def test_a_caller_that_goes_away_leaves_no_trace() -> None:
     bench = Bench(1, 4)
     [turn] = await bench.filled(Call("a"))

@@ -5,7 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coresift.server.session.lease_tokens import SALT_BYTES, TOKEN_BYTES, is_lease_token, lease_token
+from coresift.server.session.lease_tokens import (
+    SALT_BYTES,
+    TOKEN_BYTES,
+    is_lease_token,
+    lease_token,
+)
 
 secrets = st.binary(min_size=32, max_size=32)
 salts = st.binary(min_size=SALT_BYTES, max_size=SALT_BYTES)

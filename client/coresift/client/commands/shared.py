@@ -65,7 +65,8 @@ def connected(server: str, *, own: bool = False) -> Iterator[Client]:
                 raise
             raise Failure(
                 f"no server answers at {server} ({error.message}).\n"
-                "Start one with: coresift serve --pool DIR, or name another with --server.",
+                "Start one with: coresift serve --pool DIR, or name another with --server.\n"
+                "One that has TLS needs --tls or --ca.",
                 4,
             ) from error
 

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
 from coresift.server.metrics import Metrics
 from coresift.server.rpc.call_classes import LIMITS, CallClass, CallRule
 from coresift.server.session.call import Call, Permit
-from coresift.server.session.gate import Gate
+from coresift.server.session.gate import Gate, Turn
 
 OPEN_RETRY_S = 1.0
 """Where too many calls are open, new ones come back after one to three times this."""
+FOR_NEW_TENANTS = 4
+"""One open call out of so many is kept for tenants that have none."""
+ARRIVAL_S = 0.1
+"""A request that takes longer to arrive leaves the call's place to others meanwhile."""
+LATE = 16
+"""Requests that arrive so at a time: the memory of more of them would have no bound."""
 
 
 class Admission:
@@ -27,19 +35,20 @@ class Admission:
             for name, limits in LIMITS.items()
         }
         self._tasks: dict[Call, asyncio.Task[Any]] = {}
-        self._open: Counter[CallClass] = Counter()
+        self._open: dict[CallClass, Counter[str]] = {name: Counter() for name in LIMITS}
+        self._late: set[Call] = set()
         self._stopped: set[Call] = set()
         for name, gate in self._gates.items():
             metrics.calls_working.labels(name).set_function(partial(getattr, gate, "working"))
             metrics.calls_queued.labels(name).set_function(partial(getattr, gate, "waiting"))
-            metrics.calls_open.labels(name).set_function(partial(self._open.__getitem__, name))
+            metrics.calls_open.labels(name).set_function(self._open[name].total)
         metrics.workers_busy.set_function(partial(getattr, workers, "working"))
         metrics.workers_queued.set_function(partial(getattr, workers, "waiting"))
 
     def check(self, rule: CallRule, call: Call) -> None:
         """Refuse a call that would wait too long, or be one too many. OVERLOADED."""
         gate = self._gates[rule.call_class]
-        if self._open[rule.call_class] >= LIMITS[rule.call_class].open:
+        if self._has_all_open(rule.call_class, call.tenant):
             raise gate.refusal("open", OPEN_RETRY_S)
         gate.check(call)
         if rule.computes:
@@ -49,7 +58,7 @@ class Admission:
         """Count the running task's call as open, until `ended`."""
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._tasks[call] = task
-        self._open[rule.call_class] += 1
+        self._open[rule.call_class][call.tenant] += 1
         return task
 
     async def enter(self, rule: CallRule, call: Call, left_s: float | None) -> Permit:
@@ -59,13 +68,54 @@ class Admission:
         call.permit = await gate.enter(call)
         return call.permit
 
+    async def enter_for(
+        self, session: str, rule: CallRule, call: Call, left_s: float | None
+    ) -> Permit:
+        """The call's permit, once its request says which session it is for. OVERLOADED."""
+        call.permit = await self._gates[rule.call_class].move(
+            cast("Turn", call.permit), session, left_s
+        )
+        return call.permit
+
+    @contextmanager
+    def arrival(self, call: Call) -> Iterator[None]:
+        """While a request arrives: where that takes long, the call's place goes to others."""
+        late = asyncio.get_running_loop().call_later(ARRIVAL_S, self._is_late, call)
+        try:
+            yield
+        finally:
+            late.cancel()
+            self._late.discard(call)
+            if call.permit is not None:
+                call.permit.resume()
+
+    def _is_late(self, call: Call) -> None:
+        if call.permit is not None and len(self._late) < LATE:
+            self._late.add(call)
+            call.permit.pause()
+
     def ended(self, rule: CallRule, call: Call) -> None:
         """The call holds nothing any more; a second time does nothing."""
         if self._tasks.pop(call, None) is None:
             return
-        self._open[rule.call_class] -= 1
+        opened = self._open[rule.call_class]
+        opened[call.tenant] -= 1
+        if not opened[call.tenant]:
+            del opened[call.tenant]
         if call.permit is not None:
             call.permit.end()
+
+    def _has_all_open(self, call_class: CallClass, tenant: str) -> bool:
+        """Whether as many calls are open as may be, of the tenant or at all.
+
+        While others have open calls a tenant has its share, before that not all.
+        """
+        opened, most = self._open[call_class], LIMITS[call_class].open
+        tenants = len(opened) + (tenant not in opened)
+        share = most if tenants == 1 else max(1, most // tenants)
+        if tenants == 1 and tenant:
+            share -= most // FOR_NEW_TENANTS
+        return opened[tenant] >= share or opened.total() >= most
 
     async def stop(self) -> None:
         """End every call that is left at the end of a drain, with DRAINING."""

@@ -19,6 +19,8 @@ from coresift.server.rpc.status import CODES, to_status
 
 log = structlog.get_logger()
 
+TRACE_CHARACTERS = 80
+"""More than a `traceparent` has."""
 REFUSALS_S = 1.0
 """Refusals for overload are many: one line tells of all in such a time."""
 
@@ -49,19 +51,18 @@ class CallRecorder:
         self._handled, self._labels = metrics.rpc_handled, labels
         self._refused, self._told_at = 0, -REFUSALS_S
 
-    def begun(self, session_id: str, context: Any, left_s: float | None) -> CallRecord:
-        """A call that came in; what the log will say of it is read while it is alive.
+    def begun(self, context: Any, left_s: float | None) -> CallRecord:
+        """A call that came in, its request not read yet; what the log will say of it is read
+        while it is alive.
 
         The generator of a cancelled stream is closed some time after gRPC has freed the call:
         asking the context for the peer then ends the process with a segmentation fault.
         """
         self._started.inc()
         facts = {"peer": context.peer(), **audited(context)}
-        if session_id:
-            facts["session_id"] = session_id
         metadata = dict(context.invocation_metadata() or ())
         if trace := metadata.get("traceparent"):
-            facts["traceparent"] = str(trace)
+            facts["traceparent"] = str(trace)[:TRACE_CHARACTERS]
         now = time.perf_counter()
         return CallRecord(now, None if left_s is None else now + left_s, facts)
 

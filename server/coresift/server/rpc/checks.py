@@ -45,9 +45,14 @@ def own_name(field: str, value: str) -> str:
     return CALLER.get().kept_as(name(field, value))
 
 
+def is_name(value: str) -> bool:
+    """Whether a session or a request may have this name."""
+    return _NAME.fullmatch(value) is not None
+
+
 def name(field: str, value: str) -> str:
     """A session_id or request_id, as the caller says it."""
-    if not _NAME.fullmatch(value):
+    if not is_name(value):
         raise invalid(field, f"must have 1..64 characters of [A-Za-z0-9._:/-], got {value[:80]!r}")
     return value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -17,18 +17,21 @@ from coresift.server.metrics import Metrics
 from coresift.server.rpc.admission import Admission
 from coresift.server.rpc.call_classes import RULES
 from coresift.server.rpc.call_record import CallRecord, CallRecorder
-from coresift.server.session.call import CALL, Call
+from coresift.server.rpc.checks import is_name
+from coresift.server.session.call import CALL, Call, Permit
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
 SESSION_KEY = "x-coresift-session"
 """Metadata that names the session before the request is read."""
 DRAIN_RETRY_S = 0.2
-_MAKERS = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-}
+IDLE_S = 60.0
+"""How long a call waits for the next message of its client, which may set no deadline."""
+_SIDES = ("unary", "stream")
+
+
+class _IdleError(Exception):
+    """The client sent nothing for too long."""
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -37,7 +40,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(
         self, metrics: Metrics, service: str, admission: Admission, default_deadline_s: float
     ) -> None:
-        """``default_deadline_s``: of unary calls whose clients set none."""
+        """``default_deadline_s``: of unary calls whose clients set none; not of uploads."""
         self._metrics, self._service = metrics, service
         self._admission, self._default_s = admission, default_deadline_s
         self._methods: dict[str, _Method] = {}
@@ -61,8 +64,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return method.handler_for(session)
 
     def _recorder(self, name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> CallRecorder:
-        make = _MAKERS[handler.request_streaming, handler.response_streaming]
-        kind = make.__name__.removesuffix("_rpc_method_handler")
+        kind = f"{_SIDES[handler.request_streaming]}_{_SIDES[handler.response_streaming]}"
         return CallRecorder(self._metrics, kind, self._service, name)
 
 
@@ -82,13 +84,19 @@ class _Method:
         self._inner: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary
         self._decode: Any = handler.request_deserializer
         self._recorder, self._admission = recorder, admission
-        self._take: Any = self._arriving if handler.request_streaming else self._read
-        make: Any = _MAKERS[handler.request_streaming, handler.response_streaming]
-        # Without a deserializer the bytes come as they are: their size is checked first.
-        self._handler = make(
-            self._stream if handler.response_streaming else self._unary,
-            response_serializer=handler.response_serializer,
-        )
+        self._is_upload = handler.request_streaming
+        # To gRPC all requests are streams: else it would read them, of any number of calls at a
+        # time, before anybody is asked. Without a deserializer the bytes come as they are: their
+        # size is checked first.
+        self._handler: Any
+        if handler.response_streaming:
+            self._handler = grpc.stream_stream_rpc_method_handler(
+                self._stream, response_serializer=handler.response_serializer
+            )
+        else:
+            self._handler = grpc.stream_unary_rpc_method_handler(
+                self._unary, response_serializer=handler.response_serializer
+            )
 
     def handler_for(self, session: str) -> Any:
         """The handler of the call that the running task is for, or one that refuses it.
@@ -96,7 +104,7 @@ class _Method:
         That streams whatever the method does, and so reads nothing.
         """
         caller = CALLER.get()
-        session = session and caller.kept_as(session)
+        session = caller.kept_as(session) if is_name(session) else ""
         call = Call(self._name, caller.tenant, session, refusable=self._rule.refusable)
         CALL.set(call)
         try:
@@ -110,23 +118,20 @@ class _Method:
             return grpc.stream_stream_rpc_method_handler(refuse)
         return self._handler
 
-    async def _unary(self, raw: Any, context: Any) -> Any:
+    async def _unary(self, raws: AsyncIterable[bytes], context: Any) -> Any:
         left_s, call = context.time_remaining(), CALL.get()
-        record: CallRecord | None = None
+        record = self._recorder.begun(context, left_s)
         self._admission.opened(self._rule, call)
-        limit = asyncio.timeout(self.default_s if left_s is None else None)
+        has_default = left_s is None and not self._is_upload
+        limit = asyncio.timeout(self.default_s if has_default else None)
         try:
             async with limit:
-                request = self._take(raw, call)
-                record = self._recorder.begun(_session_of(request), context, left_s)
-                await self._enter(call, request, left_s)
+                request = await self._enter(call, raws, record, left_s)
                 response = await self._inner(request, context)
         except BaseException as error:
-            record = record or self._recorder.begun("", context, left_s)
             if isinstance(error, TimeoutError) and limit.expired():
-                self._recorder.ended("DEADLINE_EXCEEDED", record)
                 text = f"no answer within {self.default_s:g} s, the default of calls without one"
-                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+                await self._end_late(text, record, context)
             await self._abort(error, call, record, context)
             raise
         finally:
@@ -134,39 +139,55 @@ class _Method:
         self._recorder.ended("OK", record)
         return response
 
-    async def _stream(self, raw: Any, context: Any) -> AsyncGenerator[Any, None]:
+    async def _stream(self, raws: AsyncIterable[bytes], context: Any) -> AsyncGenerator[Any, None]:
         left_s, call = context.time_remaining(), CALL.get()
-        record: CallRecord | None = None
+        record = self._recorder.begun(context, left_s)
         task = self._admission.opened(self._rule, call)
         # gRPC leaves the generator of a cancelled call to the garbage collector.
         task.add_done_callback(lambda _: self._admission.ended(self._rule, call))
         try:
-            request = self._take(raw, call)
-            record = self._recorder.begun(_session_of(request), context, left_s)
-            permit = await self._enter(call, request, left_s)
+            request = await self._enter(call, raws, record, left_s)
+            permit = cast("Permit", call.permit)
             async with aclosing(self._inner(request, context)) as responses:
                 async for response in responses:
                     permit.pause()  # the client may read slowly
                     yield response
                     permit.resume()
         except BaseException as error:
-            record = record or self._recorder.begun("", context, left_s)
             await self._abort(error, call, record, context)
             raise
         finally:
             self._admission.ended(self._rule, call)
         self._recorder.ended("OK", record)
 
-    async def _enter(self, call: Call, request: Any, left_s: float | None) -> Any:
-        """Wait for a permit. OVERLOADED."""
-        if session := _session_of(request):
-            call.session = CALLER.get().kept_as(session)
-        return await self._admission.enter(self._rule, call, left_s)
+    async def _enter(
+        self, call: Call, raws: AsyncIterable[bytes], record: CallRecord, left_s: float | None
+    ) -> Any:
+        """The request, or the requests as they come, once the call has a permit. OVERLOADED,
+        TOO_LARGE, INVALID_FIELD."""
+        await self._admission.enter(self._rule, call, left_s)
+        coming = aiter(raws)
+        if self._is_upload:
+            return self._arriving(coming, call)
+        with self._admission.arrival(call):
+            raw = await self._next(coming)
+        if raw is None:
+            raise invalid("request", f"is missing: {self._name} takes one")
+        request = self._read(raw)
+        session = str(getattr(request, "session_id", ""))
+        if is_name(session):
+            record.facts["session_id"] = session
+            kept = CALLER.get().kept_as(session)
+            await self._admission.enter_for(kept, self._rule, call, left_s)
+        return request
 
     async def _abort(
         self, error: BaseException, call: Call, record: CallRecord, context: Any
     ) -> None:
         """End the call with the status of the error, if anybody waits for one."""
+        if isinstance(error, _IdleError):
+            text = f"the client sent nothing for {IDLE_S:g} s"
+            await self._end_late(text, record, context)
         if isinstance(error, asyncio.CancelledError) and self._admission.was_stopped(call):
             error = CoresiftError(
                 Reason.DRAINING, "the replica shuts down", retry_after_s=DRAIN_RETRY_S
@@ -175,7 +196,20 @@ class _Method:
         if status is not None:
             await context.abort_with_status(status)
 
-    def _read(self, raw: bytes, _: Call) -> Any:
+    async def _end_late(self, text: str, record: CallRecord, context: Any) -> None:
+        """End the call with DEADLINE_EXCEEDED; raises what gRPC ends it with."""
+        self._recorder.ended("DEADLINE_EXCEEDED", record)
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+
+    async def _next(self, coming: AsyncIterator[bytes]) -> bytes | None:
+        """The client's next message; None: it has sent all."""
+        try:
+            async with asyncio.timeout(IDLE_S):
+                return await anext(coming, None)
+        except TimeoutError:
+            raise _IdleError from None
+
+    def _read(self, raw: bytes) -> Any:
         """The request. TOO_LARGE, INVALID_FIELD."""
         limit = self._rule.max_bytes
         if len(raw) > limit:
@@ -189,21 +223,15 @@ class _Method:
         except DecodeError:
             raise invalid("request", f"is no message of {self._name}") from None
 
-    async def _arriving(self, raws: AsyncIterable[bytes], call: Call) -> AsyncIterator[Any]:
+    async def _arriving(self, coming: AsyncIterator[bytes], call: Call) -> AsyncIterator[Any]:
         """Requests as they come; the call works only when it has one."""
-        coming = aiter(raws)
+        permit = cast("Permit", call.permit)
         while True:
-            if call.permit is not None:
-                call.permit.pause()
+            permit.pause()
             try:
-                raw = await anext(coming)
-            except StopAsyncIteration:
-                return
+                raw = await self._next(coming)
             finally:
-                if call.permit is not None:
-                    call.permit.resume()
-            yield self._read(raw, call)
-
-
-def _session_of(request: Any) -> str:
-    return str(getattr(request, "session_id", ""))
+                permit.resume()
+            if raw is None:
+                return
+            yield self._read(raw)

@@ -27,7 +27,9 @@ VERSION = struct.Struct("<H")
 FRAME = struct.Struct("<cI")
 END = b"end of session\n"
 CLOSING = 32 + len(END)
-MAX_FRAME_BYTES = 64 << 20
+MAX_FRAME_BYTES = 8 << 20
+MAX_ARRAY, MAX_MAP = 65_536, 1_024
+"""Of a frame. Values take many times their bytes in memory: an empty map more than sixty."""
 READ_BYTES = 1 << 20
 
 
@@ -95,4 +97,12 @@ def frames(file: BinaryIO, size: int) -> Iterator[tuple[bytes, Any]]:
         at += FRAME.size + length
         if length > MAX_FRAME_BYTES or at > end:
             raise damaged(f"has a frame of {length} bytes that does not fit")
-        yield kind, msgpack.unpackb(file.read(length), strict_map_key=False)
+        yield (
+            kind,
+            msgpack.unpackb(
+                file.read(length),
+                strict_map_key=False,
+                max_array_len=MAX_ARRAY,
+                max_map_len=MAX_MAP,
+            ),
+        )

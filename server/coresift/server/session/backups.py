@@ -32,13 +32,14 @@ from coresift.server.session.pools import Pools
 from coresift.server.session.sessions import check_visible
 from coresift.server.session.workers import Workers
 from coresift.server.state.entries import Entry, ExpiryEntry, unpack_entry
+from coresift.server.state.staging import pieces_of
 from coresift.server.state.store import ANSWER_MS, Request, SessionRecord
 from coresift.server.state.transfer import START, KeptAnswer, LogPiece, Place, Standing, Transfers
 
 PIECE_BYTES = 768 << 10
 """Of the file in one message."""
-LEASES = 10_000
-"""Leases of a frame."""
+LEASES, ANSWERS = 10_000, 50
+"""Of a frame."""
 CLOCK_SLACK_MS = 3600 * 1000
 """By how much clocks may differ where answers of the last 24 h are looked for."""
 
@@ -90,8 +91,8 @@ class Backups:
             if piece.entries:
                 yield writer.frame(b"L", [at.offset, piece.entries])
             kept = await self._store.copy_answers(record.uid, young)
-            if kept:
-                yield writer.frame(b"A", [(own.request_id, own.blob, own.end_ms) for own in kept])
+            for few in pieces_of(kept, ANSWERS):
+                yield writer.frame(b"A", [(own.request_id, own.blob, own.end_ms) for own in few])
             at, answers = piece.end, answers + len(kept)
             if piece.standing is not None:
                 break

@@ -58,12 +58,13 @@ class Turn:
     Attributes:
         began: monotonic, when it was last taken.
         alone: whether nobody else has worked since then.
+        is_first: whether it comes before those of its tenant that have not begun.
     """
 
-    __slots__ = ("_ended", "_gate", "_holds", "alone", "began", "call")
+    __slots__ = ("_ended", "_gate", "_holds", "alone", "began", "call", "is_first")
 
-    def __init__(self, gate: Gate, call: Call) -> None:
-        self._gate, self.call = gate, call
+    def __init__(self, gate: Gate, call: Call, is_first: bool) -> None:
+        self._gate, self.call, self.is_first = gate, call, is_first
         self.began, self.alone = 0.0, False
         self._holds = self._ended = False
 
@@ -86,6 +87,10 @@ class Turn:
         """Give the place back for good; more than once does nothing more."""
         self._ended = True
         self.pause()
+
+    def forfeit(self) -> None:
+        """The gate took the place away for good."""
+        self._holds, self._ended = False, True
 
 
 class Gate:
@@ -154,13 +159,11 @@ class Gate:
 
     async def enter(self, call: Call, *, first: bool = False) -> Turn:
         """A place, as soon as there is one. ``first``: before those who have not begun."""
-        turn = Turn(self, call)
+        turn = Turn(self, call, first)
         if self._is_free(call):
             self.take(turn)
             return turn
         self._waiting[turn] = freed = asyncio.get_running_loop().create_future()
-        if first:
-            self._waiting.move_to_end(turn, last=False)
         try:
             await freed
         except BaseException:
@@ -168,6 +171,24 @@ class Gate:
             turn.end()  # it may have come just before the caller went away
             raise
         return turn
+
+    async def move(self, turn: Turn, session: str, left_s: float | None = None) -> Turn:
+        """Let the caller go on for ``session``: with its place where that session may have one
+        more, else with the next that it may have. OVERLOADED.
+        """
+        call = turn.call
+        if session == call.session:
+            return turn
+        self._forget(turn)
+        call.session = session
+        if self._may_work(call):
+            self._working[turn] = None
+            self._by_session[session] += 1
+            return turn
+        turn.forfeit()
+        self._call_next()
+        self.check(call, left_s)
+        return await self.enter(call, first=True)
 
     def take(self, turn: Turn) -> None:
         """Give a place to ``turn``, were it one too many."""
@@ -180,10 +201,7 @@ class Gate:
     def left(self, turn: Turn) -> None:
         """``turn`` gave its place back: learn from it, and let in who waits."""
         now, call = self._clock(), turn.call
-        del self._working[turn]
-        self._by_session[call.session] -= 1
-        if not self._by_session[call.session]:
-            del self._by_session[call.session]
+        self._forget(turn)
         times = self._times[call.kind]
         times.add(now - turn.began, turn.alone)
         self._shares.add(call.tenant, now - turn.began)
@@ -191,17 +209,28 @@ class Gate:
             self._places.adjust(times, self._pressure.lasts(now), now)
         self._call_next()
 
+    def _forget(self, turn: Turn) -> None:
+        session = turn.call.session
+        del self._working[turn]
+        self._by_session[session] -= 1
+        if not self._by_session[session]:
+            del self._by_session[session]
+
     def _call_next(self) -> None:
-        """Let in who waits: of the tenant that had least, in the order of coming."""
+        """Let in who waits: of the tenant that had least, those who have begun before the others,
+        in the order of coming."""
         while self.working < self.places:
             able = [turn for turn in self._waiting if self._may_work(turn.call)]
             if not able:
                 return
-            turn = min(able, key=lambda turn: self._shares.of(turn.call.tenant))
+            turn = min(able, key=self._order)
             freed = self._waiting.pop(turn)
             if not freed.done():  # its caller may have gone away
                 self.take(turn)
                 freed.set_result(None)
+
+    def _order(self, turn: Turn) -> tuple[float, bool]:
+        return self._shares.of(turn.call.tenant), not turn.is_first
 
     def _is_free(self, call: Call) -> bool:
         # Those who wait while there are places belong to sessions that have all of theirs.
