@@ -16,7 +16,7 @@ from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
 from coresift.server.rpc.interceptor import Continuation
 from coresift.server.rpc.scopes import scope_of
-from coresift.server.rpc.status import CODES, to_status
+from coresift.server.rpc.status import CODES, end_with, to_status
 from coresift.v1 import selection_pb2 as pb
 
 log = structlog.get_logger()
@@ -94,7 +94,7 @@ class Authentication(grpc.aio.ServerInterceptor):
         async def refuse(requests: object, context: Any) -> None:
             ms = round(1e3 * (time.perf_counter() - began), 2)
             log.info("call", peer=context.peer(), ms=ms, **facts)
-            await context.abort_with_status(to_status(error))
+            await end_with(to_status(error), context)
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 

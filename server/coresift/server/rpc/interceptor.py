@@ -18,6 +18,7 @@ from coresift.server.rpc.admission import Admission
 from coresift.server.rpc.call_classes import RULES
 from coresift.server.rpc.call_record import CallRecord, CallRecorder
 from coresift.server.rpc.checks import is_name
+from coresift.server.rpc.status import end_with
 from coresift.server.session.call import CALL, Call, Permit
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
@@ -113,7 +114,7 @@ class _Method:
             status = self._recorder.refused(error)
 
             async def refuse(requests: object, context: Any) -> None:
-                await context.abort_with_status(status)
+                await end_with(status, context)
 
             return grpc.stream_stream_rpc_method_handler(refuse)
         return self._handler
@@ -194,7 +195,7 @@ class _Method:
             )
         status = self._recorder.failed(error, record)
         if status is not None:
-            await context.abort_with_status(status)
+            await end_with(status, context)
 
     async def _end_late(self, text: str, record: CallRecord, context: Any) -> None:
         """End the call with DEADLINE_EXCEEDED; raises what gRPC ends it with."""

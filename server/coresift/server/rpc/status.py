@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import grpc
+import grpc.aio
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
@@ -89,6 +93,14 @@ def to_status(error: CoresiftError) -> grpc.Status:
     return rpc_status.to_status(  # type: ignore[no-any-return]
         status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message, details=details)
     )
+
+
+async def end_with(status: grpc.Status, context: Any) -> None:
+    """End the call of ``context``; raises what gRPC ends it with, whether or not anybody hears."""
+    try:
+        await context.abort_with_status(status)
+    except grpc.aio.InternalError:  # the caller went away at this very moment
+        raise asyncio.CancelledError from None
 
 
 def _cut(text: str) -> str:
