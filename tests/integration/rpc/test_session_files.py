@@ -309,7 +309,7 @@ def test_a_file_does_not_say_where_it_lives(
     own = {"uid": b"zz", "id": other.session_id.encode(), "moved": b"zz", "deleted": b"1"}
     own |= {"frozen": b"9" * 15, "freezer": b"x", "tip": b"3:zz"}
     nested: Any = {"nested": {"a": 1}}
-    more = {f"more-{number}": b"" for number in range(5_000)}
+    more = {f"more-{number}": b"" for number in range(500)}
     copy = imported(client, changed(exported[1], b"E", meta(**own, **nested, **more)))
     with Client(replicas.second.listen) as second:
         for side in (client, second):
@@ -317,6 +317,9 @@ def test_a_file_does_not_say_where_it_lives(
             assert side.get_session(other).basis.revision == 0
     assert client.add_labels(copy, {"item-9": "positive"}, "late").revision
     assert client.get_session(other).basis.revision == 0
+    far_more = {f"more-{number}": b"" for number in range(5_000)}
+    bad = changed(exported[1], b"E", meta(**far_more))
+    assert refused(client, bad).reason is Reason.INVALID_BACKUP
 
 
 def test_frames_out_of_order(client: Client, exported: tuple[Session, bytes]) -> None:

@@ -177,4 +177,5 @@ def test_one_line_of_log_a_call(service: ServerProcess, client: Client) -> None:
     for call in calls:
         assert {"event", "level", "timestamp", "ms", "peer"} <= call.keys()
         assert call["event"] == "call"
-    assert service.other_lines == []
+    # gRPC says it of callers that compress, which other tests do.
+    assert [line for line in service.other_lines if "Compression algorithm" not in line] == []

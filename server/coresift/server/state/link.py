@@ -45,7 +45,7 @@ log = structlog.get_logger()
 
 START_TIMEOUT_S = 5.0
 """For finding all masters; some of the servers named may be away."""
-WAIT_MS = 400
+WAIT_MS = 300
 """How long replicas may take: twice it (a script that Redis did not know) is within a call."""
 WAIT_KEY_MS = 60_000
 
