@@ -204,11 +204,13 @@ class _Evidence:
         already and lie ahead in the order count when the sample reaches them; therefore the
         number always suffices, but in rare cases a smaller one would too.
         """
-        reaches = range(self.prefix(), self.population + 1)
-        reach = reaches[
-            bisect_left(reaches, True, key=lambda reach: self.total_high(reach)[0] <= allowed)
-        ]
-        needed = reach - self._labelled_within(reach)
+        # The sample ends before a row without a label: it passes over those that have one, and a
+        # positive among them raises the bound again.
+        ahead = np.arange(self.prefix(), self.population)
+        reaches = np.append(np.setdiff1d(ahead, self.places, assume_unique=True), self.population)
+        needed = bisect_left(
+            reaches, True, key=lambda reach: self.total_high(int(reach))[0] <= allowed
+        )
         epoch, start = len(self.starts), _grid(len(self.starts))
         if start < self.population:
             more = draws_needed(
