@@ -122,20 +122,6 @@ def test_the_labels_needed_suffice(
     assert estimated(order, labels + rest, after, target).is_certified
 
 
-def test_a_positive_that_the_next_label_reaches_counts() -> None:
-    """The sample passes over rows that are labelled already, so that it never ends before one."""
-    order = list(range(128))
-    ahead = [(row, row % 40 == 1) for row in range(100, 128, 2)]
-    for sampled in range(60, 100):
-        labels = [(row, row % 30 == 5) for row in range(sampled)] + ahead
-        for target in (0.5, 0.8, 0.9):
-            needed = estimated(order, labels, target=target).labels_needed
-            assert needed is not None
-            done = {row for row, _ in labels}
-            rest = [(row, False) for row in order if row not in done][:needed]
-            assert estimated(order, labels + rest, target=target).is_certified
-
-
 def test_fewer_labels_do_not_suffice_without_positives_ahead() -> None:
     order = list(range(400))
     labels = [(row, row % 9 == 0) for row in range(90)]
