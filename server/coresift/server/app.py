@@ -24,7 +24,7 @@ from coresift.server.artifacts import Artifacts
 from coresift.server.config import ServeConfig, address, resolve_device
 from coresift.server.errors import StartError
 from coresift.server.event_loop import watch_loop
-from coresift.server.memory import collect_rarely, return_large_blocks
+from coresift.server.memory import return_large_blocks, spare_what_is_imported
 from coresift.server.metrics import Metrics
 from coresift.server.pool.parallel import limit_blas, stay_behind
 from coresift.server.pool.pool import Pool
@@ -100,7 +100,7 @@ async def run(config: ServeConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with serving(config):
-        collect_rarely()
+        spare_what_is_imported()
         await stop.wait()
         log.info("draining")
 

@@ -10,8 +10,6 @@ import psutil
 
 _M_MMAP_THRESHOLD = -3
 LARGE_BYTES = 4 * 1024 * 1024
-COLLECT_AFTER = (5_000, 10, 100)
-"""Allocations, then passes over the young, then over those that survived one."""
 CGROUPS = Path("/sys/fs/cgroup")
 UNLIMITED = 1 << 60
 """Version 1 of control groups says "no limit" with a number about this large."""
@@ -28,17 +26,15 @@ def return_large_blocks() -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
-def collect_rarely() -> None:
-    """Keep Python's garbage collector from pausing the server. For a process that has started.
+def spare_what_is_imported() -> None:
+    """Keep the garbage collector from looking at what was imported. For a process that has started.
 
-    What was imported by then, a quarter of a million objects, is never looked at again: while a
-    log of 1M labels was read, each pass over everything took 150 to 340 ms, in which no call
-    went on. With more allocations between passes their number falls, too. Reference counts free
-    nearly everything; cycles that die young still go within 50,000 allocations.
+    It is a quarter of a million objects: while a log of 1M labels was read, each pass over
+    everything took 150 to 340 ms, in which no call went on. How often it passes stays Python's
+    own choice: with passes a tenth as often, calls that were given up left 45 MB a minute.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
 
 
 def available_bytes(cgroup: Path | None = None) -> int:
