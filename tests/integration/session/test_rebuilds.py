@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-import pytest_asyncio
 from tests.fixtures.pools import make_pool
-from tests.fixtures.replicas import Replica, now, rows_of
+from tests.fixtures.replicas import Pair, Replica, now, rows_of
 
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import Seals
@@ -26,17 +24,6 @@ ITEMS = 200
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
     X = np.random.default_rng(4).standard_normal((ITEMS, 8)).astype(np.float32)
     return make_pool(tmp_path_factory.mktemp("pool"), X)
-
-
-@pytest_asyncio.fixture
-async def pair(redis_url: str, pool: Pool) -> AsyncIterator[tuple[Replica, Replica]]:
-    one, two = await Replica.start(redis_url, [pool]), await Replica.start(redis_url, [pool])
-    yield one, two
-    await one.stop()
-    await two.stop()
-
-
-Pair = tuple[Replica, Replica]
 
 
 async def long_session(replica: Replica, pool: Pool) -> str:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
 import pytest
-import pytest_asyncio
 from tests.fixtures.pools import make_pool
-from tests.fixtures.replicas import Replica, now, only, rows_of
+from tests.fixtures.replicas import Pair, Replica, now, only, rows_of
 from tests.fixtures.sessions import a_request
 
 from coresift.server.errors import CoresiftError, Reason
@@ -31,15 +29,6 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
     return make_pool(tmp_path_factory.mktemp("pool"), X)
 
 
-@pytest_asyncio.fixture
-async def pair(redis_url: str, pool: Pool) -> AsyncIterator[tuple[Replica, Replica]]:
-    one, two = await Replica.start(redis_url, [pool]), await Replica.start(redis_url, [pool])
-    yield one, two
-    await one.stop()
-    await two.stop()
-
-
-Pair = tuple[Replica, Replica]
 SIDES = {0: YES, 1: NO, 2: YES, 3: NO}
 
 

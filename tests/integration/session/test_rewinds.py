@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
-import pytest_asyncio
 from tests.fixtures.pools import make_pool
-from tests.fixtures.replicas import Replica, now, only
+from tests.fixtures.replicas import Pair, Replica, now, only
 from tests.fixtures.rewinds import contents, copy_of, restore
 from tests.fixtures.sessions import a_request, all_leases
 
@@ -31,17 +30,6 @@ Work = Callable[[Replica, str, int], Awaitable[None]]
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
     X = np.random.default_rng(4).standard_normal((ITEMS, 8)).astype(np.float32)
     return make_pool(tmp_path_factory.mktemp("pool"), X)
-
-
-@pytest_asyncio.fixture
-async def pair(redis_url: str, pool: Pool) -> AsyncIterator[tuple[Replica, Replica]]:
-    one, two = await Replica.start(redis_url, [pool]), await Replica.start(redis_url, [pool])
-    yield one, two
-    await one.stop()
-    await two.stop()
-
-
-Pair = tuple[Replica, Replica]
 
 
 async def grant(replica: Replica, session: str, turn: int) -> None:
