@@ -1,4 +1,4 @@
-.PHONY: help install check test test-long test-fault soak demo serve bench compare coresets svp release-api clean
+.PHONY: help install tools check test test-long test-fault container-test soak demo serve bench compare coresets svp release-api clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ DATA ?= tests/data
 COMPARED ?= $(OUT)/compare
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Make .venv with everything, at the versions of constraints.txt
 
@@ -21,15 +21,19 @@ $(INSTALLED): pyproject.toml constraints.txt proto/generate.py $(wildcard proto/
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[server,cpu,simulate]' --group check --group test
 	@touch $@
 
+tools: ## Install the system tools that tests use: prometheus, kubectl (Debian, as root)
+	.ci/tools
+
 check: $(INSTALLED) ## Lint, types, layers, API
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p coresift.server -p coresift.client
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/hadolint Dockerfile
 	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against released.binpb
 
 test: $(INSTALLED) ## Every test but the long ones and the attacks
-	$(BIN)/pytest -m "not long and not fault"
+	$(BIN)/pytest -m "not long and not fault and not container"
 
 test-long: $(INSTALLED) ## The tests that take minutes
 	$(BIN)/pytest -m "long and not fault"
@@ -37,6 +41,9 @@ test-long: $(INSTALLED) ## The tests that take minutes
 test-fault: $(INSTALLED) ## Attacks on every promise, with injected faults (up to 25 minutes)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group fuzz
 	$(BIN)/pytest tests/fault
+
+container-test: $(INSTALLED) ## Build what is in the image, by the Dockerfile's steps, and run it (two minutes)
+	$(BIN)/pytest -m container
 
 soak: $(INSTALLED) ## Ten minutes of mixed load: memory, tasks, descriptors, connections, permits
 	$(BIN)/python -m tests.fault.soak

@@ -11,6 +11,8 @@ from coresift.server.pool.parallel import limit_blas
 
 pytest_plugins = [
     "tests.fixtures.certificates",
+    "tests.fixtures.object_store",
+    "tests.fixtures.pool_versions",
     "tests.fixtures.redis",
     "tests.fixtures.servers",
     "tests.fixtures.nearly_right",

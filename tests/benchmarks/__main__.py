@@ -1,5 +1,5 @@
-"""``make bench``: the labeling loop over gRPC at 1M x 256, every strategy, core-sets, the state
-store, and other libraries, beside the machine's ceilings."""
+"""``make bench``: the labeling loop over gRPC at 1M x 256, the cost of metrics, every strategy,
+core-sets, the state store, and other libraries, beside the machine's ceilings."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.table import Table
 from tests.benchmarks.ceilings import measure_ceilings
 from tests.benchmarks.coresets.speed import measure_speed
 from tests.benchmarks.labeling import Scenario, measure_labeling
+from tests.benchmarks.metrics import measure_metrics
 from tests.benchmarks.peers import SIZES, measure_peers
 from tests.benchmarks.pools import make_pool
 from tests.benchmarks.process import Server
@@ -23,7 +24,7 @@ from tests.benchmarks.strategies import ROUNDS, measure_strategies
 
 from coresift.client import All
 
-PARTS = ("state", "labeling", "strategies", "coresets", "peers")
+PARTS = ("state", "labeling", "metrics", "strategies", "coresets", "peers")
 SMALL = 100_000
 NEIGHBOURS = 100
 WIDTH = 140
@@ -60,6 +61,9 @@ def main() -> None:
             results["labeling"][scenario.name] = measured
             title = f"{options.items:,} x {options.dimension}, 1,000 labels, {scenario.name}"
             _print(console, title, measured)
+    if "metrics" in parts:
+        results["metrics"] = measure_metrics(pool, options.rounds)
+        _print(console, "Cost of metrics: times with them / without", results["metrics"])
     if "strategies" in parts:
         small = make_pool(options.out, min(SMALL, options.items), options.dimension, NEIGHBOURS)
         results["strategies"] = measure_strategies(pool, small, ROUNDS, console)

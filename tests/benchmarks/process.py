@@ -59,14 +59,15 @@ class Server:
         ready_s: from the start of the process until it serves.
     """
 
-    def __init__(self, *pools: Path) -> None:
-        self._pools = pools
+    def __init__(self, *pools: Path, module: str = "coresift.client") -> None:
+        """``module``: run with the arguments of ``coresift``."""
+        self._pools, self._module = pools, module
         self._folder = tempfile.TemporaryDirectory()
 
     def __enter__(self) -> Server:
         root = Path(self._folder.name)
         ready = root / "ready.json"
-        command = [sys.executable, "-m", "coresift.client", "serve", "--data-dir", str(root)]
+        command = [sys.executable, "-m", self._module, "serve", "--data-dir", str(root)]
         for pool in self._pools:
             command += ["--pool", str(pool)]
         command += ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import itertools
 import random
 import sys
@@ -33,9 +34,12 @@ from coresift.server.state.embedded import EmbeddedRedis
 from coresift.v1 import selection_pb2 as pb
 from coresift.v1 import selection_pb2_grpc
 
-ITEMS, DIMENSION = 20_000, 32
+ITEMS, DIMENSION = 4_000, 32
 CALLERS = 12
 SESSIONS = 8
+LABELLED, NEIGHBOURS = 500, 10
+"""Items, all of them labelled from the start; and what is kept of each that was ever leased: a
+session soon holds all that it ever will, and what grows then is left behind by calls."""
 SAMPLE_S = 3.0
 WARM_S = 20.0
 """Of the same load, before what is there at rest is counted."""
@@ -145,7 +149,7 @@ class Caller:
         return await stub.NextBatch(request, timeout=self._deadline())
 
     async def _label(self, stub: Any) -> object:
-        n = next(self._item) % 2_000  # the log may grow, the labelled items not without end
+        n = next(self._item) % LABELLED  # the log may grow, not what a session considers
         label = pb.Label(item_id=f"item-{n}", class_name="negative" if n % 3 else "positive")
         request = pb.AddLabelsRequest(
             session_id=self._session, request_id=str(uuid4()), annotator=self._name, labels=[label]
@@ -170,7 +174,7 @@ class Caller:
         return await stub.SearchPool(request, timeout=self._deadline())
 
     async def _predict(self, stub: Any) -> object:
-        request = pb.PredictRequest(session_id=self._session, top=pb.PoolTop(count=5_000))
+        request = pb.PredictRequest(session_id=self._session, top=pb.PoolTop(count=ITEMS))
         return await self._read(stub.Predict(request, timeout=self._deadline()))
 
     async def _list_labels(self, stub: Any) -> object:
@@ -220,6 +224,7 @@ def slope(samples: list[Sample]) -> float:
 
 def leaks(server: ServerProcess, state: redis.Redis, before: Sample) -> list[str]:
     """What is not back where it was ``REST_S`` after the load."""
+    gc.collect()  # the callers' channels, whose connections stay open until then
     ends = time.monotonic() + REST_S
     while True:
         after = sample(server, state, 0.0)
@@ -248,18 +253,19 @@ def prepare(folder: Path) -> Path:
 
 
 def create_sessions(server: ServerProcess) -> None:
-    """Sessions that have a model from the start."""
+    """Sessions whose views have their full size from the start."""
     with grpc.insecure_channel(server.listen) as channel:
         stub = selection_pb2_grpc.SelectionServiceStub(channel)
         for n in range(SESSIONS):
             config = pb.SessionConfig(pool="soak", task=pb.TASK_BINARY, votes_per_item=20)
+            config.candidates.seals.k = NEIGHBOURS
             session = f"soak-{n}"
             stub.CreateSession(
                 pb.CreateSessionRequest(session_id=session, request_id=str(uuid4()), config=config)
             )
             labels = [
                 pb.Label(item_id=f"item-{n}", class_name="positive" if n % 3 else "negative")
-                for n in range(30)
+                for n in range(LABELLED)
             ]
             stub.AddLabels(
                 pb.AddLabelsRequest(

@@ -7,6 +7,7 @@ others, and when a replica comes or goes only its own sessions move.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import threading
 import time
@@ -77,6 +78,12 @@ class Routes:
         if any(map(self._is_live, self._addresses)):
             return frozenset(self._addresses)
         return frozenset((*self._addresses, *self._last_resort))
+
+    def pinned(self, address: str) -> Routes:
+        """Of the same target one replica alone, known by the same name."""
+        other = copy.copy(self)
+        other._addresses, other._last_resort, other._resolve = (address,), (), None
+        return other
 
     def authority_of(self, address: str) -> str:
         """HOST:PORT that the replica at an address is known by: the name it was found under.

@@ -159,7 +159,7 @@ class AsyncClient:
             await channel.close()
         with self._lines.to(step.address) as line:
             if isinstance(step, Probe):
-                return await line.check(b"", timeout=step.timeout_s)
+                return await line.check(step.request, timeout=step.timeout_s)
             method = getattr(line.stub, step.name)
             shown = (*step.metadata, *self._access.metadata())
             if isinstance(step, Open):

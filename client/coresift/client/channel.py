@@ -71,7 +71,7 @@ class Line(Generic[C]):
         self.channel = channel
         self.stub: Any = selection_pb2_grpc.SelectionServiceStub(cast("Any", channel))
         self.check = channel.unary_unary(HEALTH_CHECK)
-        """Bytes to bytes: any answer will do."""
+        """Bytes to bytes."""
         self.calls: set[object] = set()
         """Those under way."""
 

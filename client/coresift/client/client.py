@@ -202,7 +202,7 @@ class Client:
             channel.close()
         with self._lines.to(step.address) as line:
             if isinstance(step, Probe):
-                return line.check(b"", timeout=step.timeout_s)
+                return line.check(step.request, timeout=step.timeout_s)
             method = getattr(line.stub, step.name)
             shown = (*step.metadata, *self._access.metadata())
             if isinstance(step, Open):

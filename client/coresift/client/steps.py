@@ -71,10 +71,14 @@ class Open:
 
 @dataclass(frozen=True)
 class Probe:
-    """Step: ask a replica's health service anything, on the connection that calls use."""
+    """Step: ask a replica's health service, on the connection that calls use.
+
+    ``request``: bytes of its message; without any the server as a whole is asked about.
+    """
 
     address: str
     timeout_s: float
+    request: bytes = b""
 
 
 @dataclass(frozen=True)

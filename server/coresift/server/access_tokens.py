@@ -192,6 +192,11 @@ class AccessTokens:
     def __len__(self) -> int:
         return len(self._tokens)
 
+    @property
+    def tenants(self) -> frozenset[str]:
+        """Whose tokens there are; "" is who has no tenant."""
+        return frozenset(token.caller.tenant for token in self._tokens.values())
+
     def find(self, token: str) -> AccessToken | None:
         """The entry of a token, also of one that has expired.
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
+from threading import Event
 
 import grpc
 import grpc.aio
@@ -26,8 +27,10 @@ from coresift.server.errors import StartError
 from coresift.server.event_loop import watch_loop
 from coresift.server.memory import return_large_blocks, spare_what_is_imported
 from coresift.server.metrics import Metrics
+from coresift.server.metrics.gpu import watch_gpu
+from coresift.server.pool.cache import Cache
 from coresift.server.pool.parallel import limit_blas, stay_behind
-from coresift.server.pool.pool import Pool
+from coresift.server.pool.sources import PoolSource
 from coresift.server.rpc.admission import Admission
 from coresift.server.rpc.guard import Guard
 from coresift.server.rpc.health import NOT_SERVING, SERVING, Health
@@ -47,11 +50,13 @@ from coresift.server.session.labeling import Labeling
 from coresift.server.session.lifecycle import Lifecycle
 from coresift.server.session.materials import Loader
 from coresift.server.session.model import Modelling
+from coresift.server.session.pool_loading import PoolLoading
 from coresift.server.session.pools import Pools
 from coresift.server.session.progress import ProgressReports
 from coresift.server.session.requests import Requests
 from coresift.server.session.sessions import LiveSessions
 from coresift.server.session.signals import Signals
+from coresift.server.session.usage import watch_usage
 from coresift.server.session.vector_scores import VectorScoring
 from coresift.server.session.view_files import ViewFiles
 from coresift.server.session.workers import Workers
@@ -99,15 +104,20 @@ async def run(config: ServeConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serving(config):
+    async with serving(config, stop):
         spare_what_is_imported()
         await stop.wait()
         log.info("draining")
 
 
 @asynccontextmanager
-async def serving(config: ServeConfig) -> AsyncIterator[tuple[str, str]]:
-    """A running server; yields the addresses of gRPC and of /metrics. Leaving it drains."""
+async def serving(
+    config: ServeConfig, leave: asyncio.Event | None = None
+) -> AsyncIterator[tuple[str, str]]:
+    """A running server; yields the addresses of gRPC and of /metrics. Leaving it drains.
+
+    ``leave``, set while pools are still being loaded, ends the start. Raises StartError.
+    """
     began = time.perf_counter()
     limit_blas()
     return_large_blocks()
@@ -115,21 +125,29 @@ async def serving(config: ServeConfig) -> AsyncIterator[tuple[str, str]]:
     metrics.build_info.labels(version("coresift")).set(1)
     guard = Guard.of(config, metrics)
     async with AsyncExitStack() as stack:
-        pools = Pools(_open_pools(config, metrics, stack))
+        pools = Pools()
+        loading = _pool_loading(config, pools, metrics)
+        stack.push_async_callback(loading.close)
+        await loading.start(leave or asyncio.Event())
         store = await _store(config, metrics, stack)
         workers = Workers(config.worker_threads, refused=metrics.refused_by("workers"))
         admission = Admission(metrics, workers.gate)
+        workers.is_pressed = admission.is_pressed
         services = await _services(config, pools, store, metrics, workers, stack)
         health = Health()
+        metrics.ready.set_function(lambda: health.is_serving("readiness"))
+        metrics.redis_up.set_function(store.available)
+        metrics_listen = _serve_metrics(config, metrics, stack)  # to the end of the drain
         health_listen = await _serve_health(config, health, stack)
         server, listen = await _listen(config, services, metrics, health, guard, admission)
         stack.push_async_callback(_drain, server, health, services, admission, config.drain_s)
-        metrics_listen = _serve_metrics(config, metrics, stack)
         for work in (
             _watch_state(store, health),
             _purge(store, services.sessions.files),
             guard.watch(),
+            loading.watch(),
             watch_loop(metrics),
+            watch_usage(store, metrics, guard.tenants),
         ):
             task = asyncio.create_task(work)
             stack.callback(task.cancel)
@@ -144,19 +162,14 @@ async def serving(config: ServeConfig) -> AsyncIterator[tuple[str, str]]:
         yield listen, metrics_listen
 
 
-def _open_pools(config: ServeConfig, metrics: Metrics, stack: AsyncExitStack) -> list[Pool]:
+def _pool_loading(config: ServeConfig, pools: Pools, metrics: Metrics) -> PoolLoading:
     if not config.pools:
         raise StartError("no pool to serve: give --pool DIR (make one with `coresift pool build`)")
-    device, pools = resolve_device(config.device), []
-    for path in config.pools:
-        began = time.perf_counter()
-        pool = Pool.open(path, device=device)
-        stack.callback(pool.close)
-        labels = (pool.manifest.name, pool.manifest.version)
-        metrics.pool_items.labels(*labels).set(pool.manifest.items)
-        metrics.pool_load_seconds.labels(*labels).set(time.perf_counter() - began)
-        pools.append(pool)
-    return pools
+    device = resolve_device(config.device)
+    watch_gpu(metrics, device)
+    cache, stop = Cache(config.pool_cache_root()), Event()
+    sources = [PoolSource(pool, cache, device, stop) for pool in config.pools]
+    return PoolLoading(sources, cache, pools, metrics, stop, config.pool_refresh_s)
 
 
 async def _store(config: ServeConfig, metrics: Metrics, stack: AsyncExitStack) -> RedisStore:
@@ -208,7 +221,7 @@ async def _services(
         progress=ProgressReports(store, workers),
         consensus=ConsensusLists(workers),
         batches=Batches(store, workers, metrics),
-        labeling=Labeling(store, metrics),
+        labeling=Labeling(store),
         modelling=Modelling(workers),
         vectors=VectorScoring(workers),
         signals=signals,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
+from coresift.server.cores import usable_cores
 from coresift.server.errors import StartError
 
 
@@ -15,11 +17,45 @@ def default_data_dir() -> Path:
     return Path(base) / "coresift"
 
 
+class Level(StrEnum):
+    """From which level on events are logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Calls(StrEnum):
+    """Which calls have a line."""
+
+    ALL = "all"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """How the log is written.
+
+    Attributes:
+        hashes: item ids, annotators and request ids appear as keyed hashes alone.
+        hash_key: of the hashes, the same on all replicas; empty: one of this process alone.
+    """
+
+    level: Level = Level.INFO
+    calls: Calls = Calls.ALL
+    hashes: bool = False
+    hash_key: str = field(default="", repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class ServeConfig:
     """Options of ``coresift serve``.
 
     Attributes:
+        pools: directories or URIs, of a pool version or of a root folder of versions.
+        pool_cache: where versions from object stores are kept; None: under ``data_dir``.
+        pool_refresh_s: between two looks for new versions; 0: none after the start.
         state_url: Redis; None starts the embedded one under ``data_dir``.
         state_volatile: accept a Redis that keeps nothing on disk.
         state_min_replicas: how many replicas of Redis must have a write before it is acknowledged.
@@ -37,7 +73,7 @@ class ServeConfig:
         worker_threads: for numerics.
     """
 
-    pools: tuple[Path, ...]
+    pools: tuple[str | Path, ...]
     listen: str = "127.0.0.1:50051"
     metrics_listen: str = "127.0.0.1:9464"
     state_url: str | None = field(default=None, repr=False)
@@ -57,8 +93,14 @@ class ServeConfig:
     drain_s: float = 7.0
     default_deadline_s: float = 60.0
     max_connection_age_s: float = 1800.0
-    worker_threads: int = field(default_factory=lambda: max(2, os.cpu_count() or 2))
+    worker_threads: int = field(default_factory=lambda: max(2, usable_cores()))
+    pool_cache: Path | None = None
+    pool_refresh_s: float = 30.0
     max_message_bytes: int = 64 * 1024 * 1024
+
+    def pool_cache_root(self) -> Path:
+        """Where pool versions from object stores are kept."""
+        return self.pool_cache or self.data_dir / "pools"
 
     def artifact_root(self) -> str:
         """Where artifacts go."""

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import psutil
 
+from coresift.server.control_groups import own_groups
+
 _M_MMAP_THRESHOLD = -3
 LARGE_BYTES = 4 * 1024 * 1024
-CGROUPS = Path("/sys/fs/cgroup")
 UNLIMITED = 1 << 60
 """Version 1 of control groups says "no limit" with a number about this large."""
 
@@ -45,26 +46,8 @@ def available_bytes(cgroup: Path | None = None) -> int:
             finds itself in.
     """
     free = int(psutil.virtual_memory().available)
-    groups = [cgroup] if cgroup is not None else _own_groups()
+    groups = [cgroup] if cgroup is not None else own_groups("memory")
     return max(0, min([free, *(left for group in groups if (left := _left(group)) is not None)]))
-
-
-def _own_groups() -> list[Path]:
-    """The control groups that bound this process, its own and those above, v2 or v1."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers or "memory" in controllers.split(","):
-            root = CGROUPS if not controllers else CGROUPS / "memory"
-            own = root / path.lstrip("/")
-            above = [parent for parent in own.parents if parent.is_relative_to(root)]
-            found = [group for group in (own, *above) if _left(group) is not None]
-            if found:
-                return found
-    return []
 
 
 def _left(group: Path) -> int | None:

@@ -90,7 +90,7 @@ def test_nothing_secret_is_told(
     token, expired = file.add("frontend", "acme"), file.add("labeler", "acme", ["label"])
     tls = ["--tls-cert", certificates.server.certificate, "--tls-key", certificates.server.key]
     options = ["--pool", pools.growing.directory, "--artifacts", tmp_path / "artifacts"]
-    server = ServerProcess(*options, "--state", url, "--tokens", file.path, *tls)
+    server = ServerProcess(*options, "--state", url, "--tokens", file.path, *tls, "--log-hash")
     credentials = grpc.ssl_channel_credentials(certificates.authority.certificate.read_bytes())
     told, name = Told(), f"s-{uuid4()}"
     with server, grpc.secure_channel(server.listen, credentials) as channel:

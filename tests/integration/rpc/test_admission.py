@@ -60,14 +60,14 @@ def test_a_name_that_is_none_is_not_logged(service: ServerProcess, channel: grpc
     found = refusal_of(
         lambda: stub.GetSession(
             pb.GetSessionRequest(session_id="x" * MIB),
-            metadata=(("traceparent", trace),),
+            metadata=(("x-request-id", trace),),
             timeout=20,
         )
     )
     assert (found.code, found.reason) == ("INVALID_ARGUMENT", "INVALID_FIELD")
 
     def lines() -> list[dict[str, object]]:
-        return [e for e in service.events if trace.startswith(str(e.get("traceparent", " ")))]
+        return [e for e in service.events if trace.startswith(str(e.get("x_request_id", " ")))]
 
     until(lambda: bool(lines()), "the call is in the log")
     assert len(str(lines())) < 1_000

@@ -79,8 +79,11 @@ def test_reflection_by_flag(channel: grpc.Channel, pools: Pools, tmp_path: Path)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def use_everything(client: Client, pools: Pools, secret: str) -> None:
-    """A session, a batch, labels, a head, a search, a core-set, a refusal; with telling names."""
+def use_everything(client: Client, pools: Pools, secret: str) -> list[str]:
+    """A session, a batch, labels, a head, a search, a core-set, a refusal; with telling names.
+
+    Returns the labelled items.
+    """
     session = client.create_session("things", session_id=f"session-{secret}")
     batch = client.next_batch(session, f"annotator-{secret}", 20)
     truth = {i: is_spam(i) for i in batch.item_ids}
@@ -95,12 +98,13 @@ def use_everything(client: Client, pools: Pools, secret: str) -> None:
         client.add_labels(session, {f"item-{secret}": "positive"}, f"annotator-{secret}")
     with pytest.raises(InvalidInput):
         client.next_batch(session, f"annotator-{secret}", 5_000)
+    return list(truth)
 
 
 def test_metrics(client: Client, service: ServerProcess, pools: Pools) -> None:
     secret = uuid4().hex
     before = service.samples()
-    use_everything(client, pools, secret)
+    labelled = use_everything(client, pools, secret)
     after = service.samples()
 
     def grew(name: str, by: float = 1) -> None:
@@ -126,15 +130,20 @@ def test_metrics(client: Client, service: ServerProcess, pools: Pools) -> None:
         ("INVALID_ARGUMENT", "NextBatch"),
     ):
         grew(f'grpc_server_handled_total{{grpc_code="{code}",{unary % method}}}')
-    grew('coresift_leases_total{event="granted"}', 23)
-    grew('coresift_leases_total{event="renewed"}', 3)
-    grew('coresift_labels_total{outcome="new"}', 20)
-    grew('coresift_batches_total{phase="cold_start"}')
-    grew('coresift_batches_total{phase="selecting"}')
+    grew('coresift_leases_total{event="granted",pool="things"}', 23)
+    grew('coresift_leases_total{event="renewed",pool="things"}', 3)
+    said = [is_spam(item_id) for item_id in labelled]
+    for answer in ("positive", "negative"):
+        name = f'coresift_labels_total{{answer="{answer}",outcome="new",pool="things"}}'
+        grew(name, said.count(answer))
+    grew('coresift_batches_total{phase="cold_start",pool="things"}')
+    grew('coresift_batches_total{phase="selecting",pool="things"}')
+    grew('coresift_head_age_seconds_count{pool="things"}', 2)
     for stage in ("fit", "score", "claim"):
         name = f'coresift_stage_seconds_count{{stage="{stage}"}}'
         assert after[name] > before.get(name, 0)
-    assert after["coresift_candidates_items_count"] > before["coresift_candidates_items_count"]
+    name = 'coresift_candidates_items_count{pool="things"}'
+    assert after[name] > before[name]
     assert any(name.startswith("coresift_redis_call_seconds_count") for name in after)
     assert any(name.startswith("coresift_build_info") for name in after)
 

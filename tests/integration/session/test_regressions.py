@@ -317,8 +317,7 @@ async def neighbourhood(replica: Replica, pool: Pool) -> Neighbourhood:
 def searched(replica: Replica) -> tuple[int, int]:
     """Searches of the pool, and rows that were searched for."""
     name = "coresift_neighbour_lookups_total"
-    rows = replica.metrics.registry.get_sample_value(name, {"source": "search"})
-    return replica.stage_count("neighbours"), int(rows or 0)
+    return replica.stage_count("neighbours"), int(replica.sample(name, source="on_demand"))
 
 
 def some_rows(*numbers: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:

@@ -9,8 +9,8 @@ import pytest
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.session.call import Call
-from coresift.server.session.gate import Gate, GateLimits, Turn
-from coresift.server.session.gate_pressure import CALM_S, HOLD_S, PATIENCE_S
+from coresift.server.session.gate import REST_S, Gate, GateLimits, Turn
+from coresift.server.session.gate_pressure import CALM_S, HOLD_S, MOST_REST, PATIENCE_S
 
 WORK_S, BRIEF_S = 0.4, 0.02
 
@@ -247,6 +247,7 @@ async def under_pressure(bench: Bench, slowed: bool, seconds: float = 5.0) -> li
     """The places of the rounds, in which as many work as may, on one core or on many."""
     places, ends = [], bench.now + seconds
     while bench.now < ends:
+        bench.now = max(bench.now, bench.gate.rests_until)
         turns = await bench.filled(*[Call("a")] * bench.gate.places)
         places.append(len(turns))
         with suppress(CoresiftError):
@@ -286,3 +287,37 @@ async def test_under_pressure_more_places_are_tried_rarely() -> None:
     assert set(places) == {1, 2}
     assert places.count(1) > 10 * places.count(2)
     assert (await under_pressure(bench, slowed=False, seconds=2 * HOLD_S))[-1] == 8
+
+
+async def test_where_even_one_place_keeps_the_machine_busy_it_rests() -> None:
+    bench, alone = Bench(1, 99, adapts=True), REST_S / 2
+    await bench.work(Call("a"), alone)
+    shares = []
+    for _ in range(5_000):  # beside so many refused calls work takes longer, the less it rests
+        rests = max(0.0, bench.gate.rests_until - bench.now)
+        bench.now += rests
+        turn = await bench.gate.enter(Call("a"))
+        with suppress(CoresiftError):
+            bench.gate.check(Call("a"))
+        took = alone * (1.0 + 0.8 * alone / (alone + rests))
+        bench.now += took
+        turn.end()
+        shares.append(rests / took)
+    assert min(shares[-500:]) > 0.5
+    assert max(shares[-500:]) <= MOST_REST + 1e-9
+    bench.now += CALM_S
+    await bench.work(Call("a"), alone)
+    assert bench.gate.rests_until <= bench.now
+
+
+async def test_who_waits_while_a_place_rests_comes_in_afterwards() -> None:
+    bench = Bench(1, 9)
+    [turn] = await bench.filled(Call("a"))
+    bench.gate.rests_until = bench.now + BRIEF_S
+    turn.end()
+    waiting = await bench.queued(Call("a"), Call("a"))
+    assert bench.gate.working == 0
+    bench.now += BRIEF_S
+    (await waiting[0]).end()
+    (await waiting[1]).end()
+    assert bench.is_empty

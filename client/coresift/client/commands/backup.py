@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from coresift.client.commands.facts import session_facts
+from coresift.client.commands.session_files import export_sessions, folder_at
 from coresift.client.commands.shared import (
     DEFAULT_SERVER,
     Failure,
@@ -32,16 +33,43 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    session_id: str,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.", dir_okay=False)],
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out", "-o", help="The file to write; with --all a folder or an fsspec URI."
+        ),
+    ],
+    session_id: Annotated[str, typer.Argument(show_default=False)] = "",
+    every: Annotated[
+        bool, typer.Option("--all", help="Every session, a file each; those there stay.")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="With --all: also those whose file is there.")
+    ] = False,
+    keep: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --all: files of a session that stay; else all."),
+    ] = None,
     server: ServerOption = DEFAULT_SERVER,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a session to a file: a backup, or for another cluster.
+    """Write a session to a file, or every session: a backup, or for another cluster.
 
-    The file is consistent at one moment, also while people label. Keep it as safe as the labels:
-    it holds the annotators' names and the key of the lease tokens.
+    Each file is consistent at one moment, also while people label. Keep it as safe as the labels:
+    it holds the annotators' names and the key of the lease tokens. --all goes on after a failure
+    and then ends with 1.
     """
+    if every == bool(session_id):
+        raise wrong("give either a session's id or --all")
+    if not every and (again or keep is not None):
+        raise wrong("--again and --keep need --all")
+    if every:
+        _export_all(out, again, keep, server, as_json)
+    else:
+        _export_one(session_id, Path(out), server, as_json)
+
+
+def _export_one(session_id: str, out: Path, server: str, as_json: bool) -> None:
     try:
         with connected(server) as client:
             size = client.export_session(session_id, out)
@@ -51,6 +79,23 @@ def export(
         print_json({"session_id": session_id, "file": str(out), "bytes": size})
     else:
         typer.echo(f"{session_id} is in {out} ({size:,} bytes)")
+
+
+def _export_all(out: str, again: bool, keep: int | None, server: str, as_json: bool) -> None:
+    try:
+        folder = folder_at(out)
+        with connected(server) as client:
+            done = export_sessions(client, folder, again=again, keep=keep)
+    except OSError as error:
+        raise Failure(f"cannot write to {out}: {error}") from error
+    if as_json:
+        print_json(done)
+    else:
+        typer.echo(f"{len(done.exported)} sessions exported to {out} ({done.size:,} bytes)")
+        typer.echo(f"{len(done.unchanged)} unchanged, {len(done.removed)} older files removed")
+    if done.failed:
+        lines = [f"{session_id}: {why}" for session_id, why in done.failed.items()]
+        raise Failure("\n  ".join([f"{len(lines)} sessions are not exported:", *lines]))
 
 
 def import_(

@@ -1,4 +1,4 @@
-"""`coresift pool`: build, append, info, verify."""
+"""`coresift pool`: build, append, info, verify, push, pull."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from coresift.server.errors import StartError
+from coresift.server.pool.download import Incomplete
 from coresift.server.pool.failures import BuildError
 from coresift.server.pool.manifest import Manifest, read_manifest
+from coresift.server.pool.places import Unreachable
 
 commands = typer.Typer(no_args_is_help=True, help="Build, extend and check pools of embeddings.")
 
@@ -157,6 +159,35 @@ def verify(pool: Annotated[Path, typer.Argument(help="A pool directory.")]) -> N
     typer.echo(f"{pool}: all {len(manifest.files)} files of version {manifest.version} are whole")
 
 
+@commands.command()
+def push(
+    pool: Annotated[Path, typer.Argument(help="A pool directory.")],
+    root: Annotated[
+        str, typer.Argument(help="Folder of versions (s3://bucket/photos): becomes ROOT/VERSION.")
+    ],
+) -> None:
+    """Copy a pool version to where servers find it, whole or not at all."""
+    from coresift.server.pool.transfer import push_pool
+
+    with _plain_errors(), _Bar() as bar:
+        place = push_pool(pool, root, bar.report)
+    typer.echo(f"{place}: version {read_manifest(pool).version} is there")
+
+
+@commands.command()
+def pull(
+    source: Annotated[str, typer.Argument(help="URI of a pool version, or of a root of versions.")],
+    out: Annotated[Path, typer.Argument(help="Becomes OUT/POOL/VERSION, as in --pool-cache.")],
+    version: Annotated[str | None, typer.Option(help="Default: the newest.")] = None,
+) -> None:
+    """Bring a pool version to this machine, verified; again: only what is missing."""
+    from coresift.server.pool.transfer import pull_pool
+
+    with _plain_errors(), _Bar() as bar:
+        directory, manifest = pull_pool(source, out, version, bar.report)
+    _say_made(directory, manifest)
+
+
 def _facts(manifest: Manifest) -> dict[str, str]:
     size = sum(size for size, _ in manifest.files.values())
     index = f"ivf, {manifest.probes} lists probed" if manifest.index == "ivf" else "flat (exact)"
@@ -188,7 +219,7 @@ def _plain_errors() -> Iterator[None]:
     """Say what is wrong in one line and leave with 1."""
     try:
         yield
-    except (BuildError, StartError) as problem:
+    except (BuildError, StartError, Incomplete, Unreachable) as problem:
         message = str(problem)
     except OSError as problem:
         message = f"{problem.filename or 'file'}: {problem.strerror or problem}"

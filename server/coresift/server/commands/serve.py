@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from coresift.server.config import ServeConfig, default_data_dir
+from coresift.server.config import Calls, Level, LogConfig, ServeConfig, default_data_dir
 from coresift.server.errors import StartError
 
 
@@ -18,7 +19,13 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    pool: Annotated[list[Path], typer.Option(help="Directory of a pool; give it again for more.")],
+    pool: Annotated[
+        list[str],
+        typer.Option(
+            help="Directory or URI (s3://, gs://, ...) of a pool version, or of a root folder of "
+            "versions; give it again for more."
+        ),
+    ],
     listen: Annotated[
         str,
         typer.Option(help="HOST:PORT of gRPC; port 0 takes a free one.", envvar="CORESIFT_LISTEN"),
@@ -125,6 +132,40 @@ def serve(
             envvar="CORESIFT_MAX_CONNECTION_AGE_S",
         ),
     ] = 1800.0,
+    log_level: Annotated[
+        Level,
+        typer.Option(
+            help="Log what is so grave or graver; calls are info.", envvar="CORESIFT_LOG_LEVEL"
+        ),
+    ] = Level.INFO,
+    log_calls: Annotated[
+        Calls,
+        typer.Option(help="Which calls have a line in the log.", envvar="CORESIFT_LOG_CALLS"),
+    ] = Calls.ALL,
+    log_hash: Annotated[
+        bool,
+        typer.Option(
+            help="Log item ids, annotators and request ids as hashes under the key in "
+            "CORESIFT_LOG_HASH_KEY, which all replicas share.",
+            envvar="CORESIFT_LOG_HASH",
+        ),
+    ] = False,
+    pool_cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where pool versions from object stores are kept; replicas may share it. "
+            "Default: pools in --data-dir.",
+            envvar="CORESIFT_POOL_CACHE",
+        ),
+    ] = None,
+    pool_refresh_s: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Seconds between two looks for new pool versions; 0: none after the start.",
+            envvar="CORESIFT_POOL_REFRESH_S",
+        ),
+    ] = 30.0,
     ready_file: Annotated[
         Path | None, typer.Option(help="Written as JSON once the server serves.")
     ] = None,
@@ -133,7 +174,7 @@ def serve(
     from coresift.server.app import run
     from coresift.server.logs import configure_logs
 
-    configure_logs()
+    logs = LogConfig(log_level, log_calls, log_hash, os.environ.get("CORESIFT_LOG_HASH_KEY", ""))
     config = ServeConfig(
         pools=tuple(pool),
         listen=listen,
@@ -154,9 +195,12 @@ def serve(
         drain_s=drain_s,
         default_deadline_s=default_deadline_s,
         max_connection_age_s=max_connection_age_s,
+        pool_cache=pool_cache,
+        pool_refresh_s=pool_refresh_s,
         ready_file=ready_file,
     )
     try:
+        configure_logs(logs)
         asyncio.run(run(config))
     except StartError as error:
         typer.secho(f"coresift serve: {error}", fg="red", err=True)

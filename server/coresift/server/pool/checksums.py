@@ -36,7 +36,7 @@ def checksum_file(path: Path, read: Callable[[int], None] | None = None) -> File
     with path.open("rb") as file:
         while block := file.read(BLOCK_BYTES):
             whole.update(block)
-            blocks.append(hashlib.sha256(block).hexdigest())
+            blocks.append(sha256(block))
             size += len(block)
             if read is not None:
                 read(len(block))
@@ -52,13 +52,27 @@ def write_checksums(directory: Path, checksums: dict[str, FileChecksum]) -> None
 def read_checksums(directory: Path, files: dict[str, tuple[int, str]]) -> dict[str, FileChecksum]:
     """The checksums of all files in the manifest but the list itself. StartError if damaged."""
     path = directory / layout.CHECKSUMS
-    _require_equal(path, checksum_file(path).sha256, files[layout.CHECKSUMS][1])
-    blocks = json.loads(path.read_text("utf-8"))
-    return {
-        name: FileChecksum(size, digest, tuple(blocks[name]))
-        for name, (size, digest) in files.items()
-        if name != layout.CHECKSUMS
-    }
+    return parse_checksums(path.read_bytes(), str(path), files)
+
+
+def parse_checksums(
+    data: bytes, path: str, files: dict[str, tuple[int, str]]
+) -> dict[str, FileChecksum]:
+    """`read_checksums` of the bytes of the list; ``path`` is what errors call it."""
+    if sha256(data) != files[layout.CHECKSUMS][1]:
+        raise _damaged(path)
+    try:
+        blocks = json.loads(data)
+        found = {
+            name: FileChecksum(size, digest, tuple(map(str, blocks[name])))
+            for name, (size, digest) in files.items()
+            if name != layout.CHECKSUMS
+        }
+    except (ValueError, RecursionError, KeyError, TypeError):
+        raise _damaged(path) from None
+    if any(len(entry.blocks) != -(-entry.size // BLOCK_BYTES) for entry in found.values()):
+        raise _damaged(path)
+    return found
 
 
 def check_sample(directory: Path, checksums: dict[str, FileChecksum]) -> None:
@@ -81,6 +95,11 @@ def check_all(
         )
 
 
+def sha256(data: bytes) -> str:
+    """The hash of a block, hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def _sample(count: int) -> Sequence[int]:
     if count <= _SAMPLED_BLOCKS:
         return range(count)
@@ -91,9 +110,13 @@ def _block_hashes(path: Path, numbers: Sequence[int]) -> Iterator[tuple[int, str
     with path.open("rb") as file:
         for number in numbers:
             file.seek(number * BLOCK_BYTES)
-            yield number, hashlib.sha256(file.read(BLOCK_BYTES)).hexdigest()
+            yield number, sha256(file.read(BLOCK_BYTES))
 
 
 def _require_equal(path: Path, found: str, expected: str) -> None:
     if found != expected:
-        raise StartError(f"{path} is damaged (checksum): restore it or build the pool again")
+        raise _damaged(str(path))
+
+
+def _damaged(path: str) -> StartError:
+    return StartError(f"{path} is damaged (checksum): restore it or build the pool again")

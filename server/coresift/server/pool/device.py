@@ -60,6 +60,23 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
+def require_room(bytes_needed: int, name: str) -> None:
+    """Refuse what would take the memory that work on a GPU needs. StartError.
+
+    On the CPU rows are mapped: they take page cache, which gives way.
+    """
+    if not name.startswith("cuda"):
+        return
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(torch_device(name))
+    if bytes_needed + 4 * _GPU_BLOCK > free:
+        raise StartError(
+            f"{name} has {free} bytes free, and {bytes_needed} of vectors need room for work "
+            "beside them: use a larger GPU, or serve fewer versions"
+        )
+
+
 class DeviceCompute:
     """Products on a torch device.
 

@@ -35,7 +35,7 @@ def new_directory(out: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
-        _sync(temporary)
+        sync_files(temporary)
         temporary.rename(out)
     except OSError as problem:
         if problem.errno == errno.ENOSPC:
@@ -45,7 +45,7 @@ def new_directory(out: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _sync(directory: Path) -> None:
+def sync_files(directory: Path) -> None:
     """Make the files last a power failure before the rename shows them."""
     for path in [*directory.iterdir(), directory]:
         descriptor = os.open(path, os.O_RDONLY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,6 +15,10 @@ from coresift.server.pool import layout
 from coresift.server.pool.canonical import Metric
 
 FORMAT_VERSION = 1
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+"""None leaves its directory, or is hidden."""
+_VERSION = re.compile(r"[0-9a-f]{32}")
 
 Dtype = Literal["float16", "float32"]
 IndexKind = Literal["flat", "ivf"]
@@ -105,7 +110,15 @@ def read_manifest(directory: Path) -> Manifest:
             another size.
     """
     path = directory / layout.MANIFEST
-    fields = _read_json(path)
+    manifest = parse_manifest(_read(path), str(path))
+    for name, (size, _) in manifest.files.items():
+        _require_size(directory / name, size)
+    return manifest
+
+
+def parse_manifest(data: bytes, path: str) -> Manifest:
+    """The manifest in the bytes of its file; ``path`` is what errors call it. StartError."""
+    fields = _object(data, path)
     _require_known_format(path, fields.get("format_version"))
     checksum = fields.pop("checksum", None)
     if checksum != _checksum(fields):
@@ -115,28 +128,31 @@ def read_manifest(directory: Path) -> Manifest:
         _require_consistent(manifest)
     except (KeyError, TypeError, ValueError) as problem:
         raise StartError(f"{path} is not a valid manifest ({problem}): build again") from None
-    for name, (size, _) in manifest.files.items():
-        _require_size(directory / name, size)
     return manifest
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> bytes:
     try:
-        fields = json.loads(path.read_text("utf-8"))
+        return path.read_bytes()
     except FileNotFoundError:
         raise StartError(
             f"{path} does not exist: {path.parent} is no pool; make one with `coresift pool build`"
         ) from None
     except OSError as problem:
         raise StartError(f"{path} cannot be read: {problem.strerror}") from None
-    except ValueError:
+
+
+def _object(data: bytes, path: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError):
         raise StartError(f"{path} is damaged (no JSON): restore it or build again") from None
     if not isinstance(fields, dict):
         raise StartError(f"{path} is damaged (no JSON object): restore it or build again")
     return fields
 
 
-def _require_known_format(path: Path, version: object) -> None:
+def _require_known_format(path: str, version: object) -> None:
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise StartError(
             f"{path} has format {version}, this release reads up to {FORMAT_VERSION}: "
@@ -147,8 +163,11 @@ def _require_known_format(path: Path, version: object) -> None:
 def _require_consistent(manifest: Manifest) -> None:
     _require_known_words(manifest)
     _require_whole_segments(manifest)
-    if any(Path(name).name != name for name in manifest.files):
-        raise ValueError("a file outside the directory")
+    for name, (size, _) in manifest.files.items():
+        if not _FILE_NAME.fullmatch(name) or name == layout.MANIFEST:
+            raise ValueError("a file outside the directory")
+        if size < 0:
+            raise ValueError(f"{name} of {size} bytes")
     expected = manifest.expected_bytes()
     needed = {*expected, layout.ID_DATA, layout.CHECKSUMS}
     if manifest.metadata_columns:
@@ -170,6 +189,10 @@ def _require_known_words(manifest: Manifest) -> None:
         raise ValueError("a count below 1")
     if not (math.isfinite(manifest.max_norm) and manifest.max_norm > 0):
         raise ValueError(f"max_norm {manifest.max_norm}")
+    if not str.isprintable(manifest.name) or not 1 <= len(manifest.name.encode()) <= 128:
+        raise ValueError("a name that is none")
+    if not _VERSION.fullmatch(manifest.version):
+        raise ValueError("a version that is no hash")
     if not manifest.lineage or manifest.lineage[-1] != manifest.version:
         raise ValueError("lineage does not end with the version")
 

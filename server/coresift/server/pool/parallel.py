@@ -7,7 +7,6 @@ slice a block (measured: 320 ms a scan instead of 60).
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -17,10 +16,12 @@ from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from coresift.server.cores import usable_cores
+
 A = TypeVar("A")
 T = TypeVar("T")
 
-CORES = len(os.sched_getaffinity(0))
+CORES = usable_cores()
 
 _thread = local()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,9 @@ class Admission:
         self._tasks: dict[Call, asyncio.Task[Any]] = {}
         self._open: dict[CallClass, Counter[str]] = {name: Counter() for name in LIMITS}
         self._late: set[Call] = set()
+        self._waited_s: dict[Call, float] = {}
+        """Of calls that are not at work yet."""
+        self._queue_seconds = {name: metrics.call_queue_seconds.labels(name) for name in LIMITS}
         self._stopped: set[Call] = set()
         for name, gate in self._gates.items():
             metrics.calls_working.labels(name).set_function(partial(getattr, gate, "working"))
@@ -44,6 +48,10 @@ class Admission:
             metrics.calls_open.labels(name).set_function(self._open[name].total)
         metrics.workers_busy.set_function(partial(getattr, workers, "working"))
         metrics.workers_queued.set_function(partial(getattr, workers, "waiting"))
+
+    def is_pressed(self) -> bool:
+        """Whether calls come faster than they are served, of whatever class."""
+        return any(gate.is_pressed for gate in (self._workers, *self._gates.values()))
 
     def check(self, rule: CallRule, call: Call) -> None:
         """Refuse a call that would wait too long, or be one too many. OVERLOADED."""
@@ -65,17 +73,29 @@ class Admission:
         """A permit, as soon as there is one; the call carries it. OVERLOADED."""
         gate = self._gates[rule.call_class]
         gate.check(call, left_s)
-        call.permit = await gate.enter(call)
+        with self._waiting(call):
+            call.permit = await gate.enter(call)
         return call.permit
 
     async def enter_for(
         self, session: str, rule: CallRule, call: Call, left_s: float | None
     ) -> Permit:
         """The call's permit, once its request says which session it is for. OVERLOADED."""
-        call.permit = await self._gates[rule.call_class].move(
-            cast("Turn", call.permit), session, left_s
-        )
+        with self._waiting(call):
+            call.permit = await self._gates[rule.call_class].move(
+                cast("Turn", call.permit), session, left_s
+            )
         return call.permit
+
+    def begins(self, rule: CallRule, call: Call) -> None:
+        """The call has all its permits: from here on it does what it came for."""
+        self._queue_seconds[rule.call_class].observe(self._waited_s.pop(call, 0.0))
+
+    @contextmanager
+    def _waiting(self, call: Call) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._waited_s[call] = self._waited_s.get(call, 0.0) + time.perf_counter() - began
 
     @contextmanager
     def arrival(self, call: Call) -> Iterator[None]:
@@ -98,6 +118,7 @@ class Admission:
         """The call holds nothing any more; a second time does nothing."""
         if self._tasks.pop(call, None) is None:
             return
+        self._waited_s.pop(call, None)
         opened = self._open[rule.call_class]
         opened[call.tenant] -= 1
         if not opened[call.tenant]:

@@ -14,6 +14,7 @@ from coresift.server.access_tokens import AccessToken, AccessTokens
 from coresift.server.caller import CALLER, Scope
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
+from coresift.server.rpc.audit import traced
 from coresift.server.rpc.interceptor import Continuation
 from coresift.server.rpc.scopes import scope_of
 from coresift.server.rpc.status import CODES, end_with, to_status
@@ -57,7 +58,7 @@ class Authentication(grpc.aio.ServerInterceptor):
             known = self._known(metadata)
             _check(known, scope)
         except CoresiftError as error:
-            return self._refusal(service, method, known, error)
+            return self._refusal(service, method, known, error, metadata)
         CALLER.set(known.caller)
         return await continuation(handler_call_details)
 
@@ -79,11 +80,17 @@ class Authentication(grpc.aio.ServerInterceptor):
         return known
 
     def _refusal(
-        self, service: str, method: str, known: AccessToken | None, error: CoresiftError
+        self,
+        service: str,
+        method: str,
+        known: AccessToken | None,
+        error: CoresiftError,
+        metadata: Sequence[tuple[str, str | bytes]],
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
         """A handler that refuses. It streams whatever the method does, and so reads nothing."""
         began, code = time.perf_counter(), CODES[error.reason].name
         facts = {"method": method, "code": code, "reason": error.reason.value}
+        facts |= traced(metadata)
         if known is not None:
             facts |= {"principal": known.name, "tenant": known.caller.tenant}
         if service == _SERVICE.full_name and method in _KINDS:  # else anybody could make labels

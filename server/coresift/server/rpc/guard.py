@@ -43,6 +43,10 @@ class Guard:
         """To stand before all others."""
         return [] if self.tokens is None else [Authentication(self.tokens, metrics)]
 
+    def tenants(self) -> frozenset[str]:
+        """Who may call now; "" is who has no tenant."""
+        return frozenset({""}) if self.tokens is None else self.tokens.tenants | {""}
+
     def add_port(self, server: grpc.aio.Server, listen: str) -> int:
         """Open the port, with TLS where there are certificates; returns its number."""
         if self.certificates is None:

@@ -41,6 +41,10 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no
         if not self._is_leaving:
             self._publish(name, status)
 
+    def is_serving(self, name: str) -> bool:
+        """Whether SERVING is published under a name."""
+        return self._statuses.get(name) == SERVING
+
     def leave(self) -> None:
         """Say for good that nothing is served any more."""
         self._is_leaving = True

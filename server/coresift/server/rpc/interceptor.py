@@ -16,6 +16,7 @@ from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.metrics import Metrics
 from coresift.server.rpc.admission import Admission
 from coresift.server.rpc.call_classes import RULES
+from coresift.server.rpc.call_facts import answer_facts, request_facts
 from coresift.server.rpc.call_record import CallRecord, CallRecorder
 from coresift.server.rpc.checks import is_name
 from coresift.server.rpc.status import end_with
@@ -137,6 +138,7 @@ class _Method:
             raise
         finally:
             self._admission.ended(self._rule, call)
+        record.facts.update(answer_facts(response))
         self._recorder.ended("OK", record)
         return response
 
@@ -169,17 +171,19 @@ class _Method:
         await self._admission.enter(self._rule, call, left_s)
         coming = aiter(raws)
         if self._is_upload:
-            return self._arriving(coming, call)
+            self._admission.begins(self._rule, call)
+            return self._arriving(coming, call, record)
         with self._admission.arrival(call):
             raw = await self._next(coming)
         if raw is None:
             raise invalid("request", f"is missing: {self._name} takes one")
         request = self._read(raw)
+        record.facts.update(request_facts(request))
         session = str(getattr(request, "session_id", ""))
         if is_name(session):
-            record.facts["session_id"] = session
             kept = CALLER.get().kept_as(session)
             await self._admission.enter_for(kept, self._rule, call, left_s)
+        self._admission.begins(self._rule, call)
         return request
 
     async def _abort(
@@ -224,9 +228,11 @@ class _Method:
         except DecodeError:
             raise invalid("request", f"is no message of {self._name}") from None
 
-    async def _arriving(self, coming: AsyncIterator[bytes], call: Call) -> AsyncIterator[Any]:
+    async def _arriving(
+        self, coming: AsyncIterator[bytes], call: Call, record: CallRecord
+    ) -> AsyncIterator[Any]:
         """Requests as they come; the call works only when it has one."""
-        permit = cast("Permit", call.permit)
+        permit, is_first = cast("Permit", call.permit), True
         while True:
             permit.pause()
             try:
@@ -235,4 +241,8 @@ class _Method:
                 permit.resume()
             if raw is None:
                 return
-            yield self._read(raw)
+            request = self._read(raw)
+            if is_first:
+                record.facts.update(request_facts(request))
+                is_first = False
+            yield request

@@ -10,6 +10,7 @@ from typing import TypeVar
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.session.backups import Backups
 from coresift.server.session.batches import Batches
+from coresift.server.session.call import CALL
 from coresift.server.session.consensus import ConsensusLists
 from coresift.server.session.coreset_jobs import CoresetJobs
 from coresift.server.session.erasure import Erasure
@@ -55,6 +56,7 @@ class Services:
         anew without an annotator's name: it is then read anew.
         """
         live = await self.sessions.open(session_id)
+        CALL.get().names_annotators = not live.config.pseudonymous
         while True:
             try:
                 return await call(live)

@@ -28,6 +28,7 @@ from coresift.server.session.proposing import (
     Proposals,
     Run,
     propose,
+    sources,
 )
 from coresift.server.session.ranking import PickReason, Ranking
 from coresift.server.session.workers import Workers
@@ -135,6 +136,7 @@ class Batches:
                     case Granted():
                         if not result.replayed:
                             await live.apply(view, result, claimed_at)
+                            _measure(live, claim, result)
                         # Others took what was proposed, or set free what was not.
                         limited = not is_plain(ranking.snapshot.config)
                         more = limited or len(claim.proposals) >= over_ask(ask.size)
@@ -236,14 +238,13 @@ class Batches:
             return proposals
 
     async def _near_leased(self, live: LiveSession) -> Rows:
-        """Neighbours of the items that are leased, ascending, up to the moment of the return."""
-        near, leases = np.empty(0, np.int32), None
+        """Neighbours of `sources`, ascending, up to the moment of the return."""
+        near, known = np.empty(0, np.int32), np.empty(0, np.int32)
         for _ in range(MAX_TRIPS):
-            if live.neighbourhood is None or leases == live.view.leases.keys():
+            if live.neighbourhood is None or np.array_equal(known, sources(live.view)):
                 break
-            leases = set(live.view.leases)
-            found = await live.neighbourhood.of(np.array(sorted(leases), np.int32))
-            near = np.unique(found).astype(np.int32)
+            known = sources(live.view)
+            near = np.unique(await live.neighbourhood.of(known)).astype(np.int32)
         return near
 
     def _answer(
@@ -268,10 +269,10 @@ class Batches:
             phase = "WAITING" if waiting else "EXHAUSTED"
             next_available_ms = granted.next_deadline_ms if waiting else None
         elif picks and not granted.replayed:
-            self._metrics.leases.labels("granted").inc(len(picks))
+            live.metrics.leased("granted", len(picks))
             if live.neighbourhood is not None:
                 live.neighbourhood.prefetch(granted.rows)
-        self._metrics.batches.labels(phase.lower()).inc()
+        live.metrics.answered(phase.lower())
         return Batch(
             live=live,
             revision=granted.revision,
@@ -283,6 +284,13 @@ class Batches:
             next_available_ms=next_available_ms,
             details=details,
         )
+
+
+def _measure(live: LiveSession, claim: Claim, granted: Granted) -> None:
+    """Publish how old the labels are that the head of the grant lacks."""
+    if granted.rows:
+        now_ms = granted.deadline_ms - claim.lease_ms
+        live.metrics.chosen(live.label_times.age_s(granted.revision, now_ms))
 
 
 def _packed(ranking: Ranking, found: list[Proposed]) -> list[Proposal]:

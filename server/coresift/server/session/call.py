@@ -29,6 +29,7 @@ class Call:
         refusable: whether it may be refused where it first needs a worker; it has changed nothing
             by then.
         permit: what it holds while it works, given back while it merely waits.
+        names_annotators: whether its session is known, and keeps names instead of pseudonyms.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class Call:
     session: str = ""
     refusable: bool = False
     permit: Permit | None = None
+    names_annotators: bool = False
 
 
 BACKGROUND = Call("background")

@@ -13,10 +13,11 @@ from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
 from coresift.server.session.call import CALL
 from coresift.server.session.config import SessionConfig
+from coresift.server.session.label_times import LabelTimes
 from coresift.server.session.view import View
 from coresift.server.session.view_files import ViewFiles, is_worth
 from coresift.server.session.workers import Workers
-from coresift.server.state.entries import Entry, ExpiryEntry
+from coresift.server.state.entries import Entry, ExpiryEntry, LabelsEntry
 from coresift.server.state.store import Behind, Granted, LogRead, Rewound, SessionRecord, Store
 
 LOG_PAGE = 2_000
@@ -33,6 +34,7 @@ class FollowedView:
 
     Attributes:
         view: what was applied; another object after a rebuild, one that is empty after a rewind.
+        label_times: of the labels that no batch has been chosen with.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class FollowedView:
 
     def _forget(self) -> None:
         """Begin with nothing. Whoever keeps more of the log forgets it here, too."""
-        self.view = self._first_view()
+        self.view, self.label_times = self._first_view(), LabelTimes()
         self._kept_size = 0
         self._synced_at = -np.inf
 
@@ -161,12 +163,22 @@ class FollowedView:
                 self.rewound(view)
                 return
             await asyncio.to_thread(built.apply, read.entries)
+            self._note(read.entries)
             # A claim may have moved the old view further on meanwhile.
             if view is self.view and built.offset >= max(read.record.offset, view.offset):
                 self.view = built
                 self._synced_at = max(self._synced_at, seen_at)
                 self._adopt(read)
                 self._keep()
+
+    def _note(self, entries: Sequence[Entry]) -> None:
+        """Keep of new entries what is measured."""
+        for entry in entries:
+            if isinstance(entry, LabelsEntry):
+                self.label_times.add(entry.offset, entry.time_ms)
+            elif isinstance(entry, ExpiryEntry) and self._store.expired_here(entry):
+                pool = self._metrics.of_pool(self.view.config.pool)
+                pool.leased("expired", len(entry.leases))
 
     def _keep(self) -> None:
         """Have the view kept as a file where it has grown enough."""
@@ -182,9 +194,7 @@ class FollowedView:
             view.apply(entries[start : start + APPLY_ENTRIES])
             if start + APPLY_ENTRIES < len(entries):
                 await asyncio.sleep(0)
-        expired = sum(len(e.leases) for e in entries if isinstance(e, ExpiryEntry))
-        if expired:
-            self._metrics.leases.labels("expired").inc(expired)
+        self._note(entries)
         if view is not self.view:
             return False
         self._keep()

@@ -65,7 +65,12 @@ class Runner:
         self._owner = secrets.token_hex(8)
         self.runs: dict[str, Run] = {}
         """By job."""
+        metrics.count_jobs(self._phases)
         self.is_draining = False
+
+    def _phases(self) -> list[str]:
+        """What each run is doing; asked from another thread."""
+        return [run.progress.phase for run in list(self.runs.values())]
 
     @contextmanager
     def admitted(self, spec: JobSpec) -> Iterator[None]:

@@ -26,6 +26,8 @@ SHORT_WAIT = 0.5
 """Of the usual time of the work: a wait that the caller hardly notices."""
 FAIR_WAIT = 1.2
 """The same for a tenant that has had less than its share."""
+REST_S = 0.01
+"""At most, of a place after work: where calls take long, refused ones are cheap beside them."""
 LEAST_RETRY_S, MOST_RETRY_S = 0.05, 5.0
 
 Refused = Callable[[str], None]
@@ -94,7 +96,11 @@ class Turn:
 
 
 class Gate:
-    """Places for work, and the queue before them. For the event loop only."""
+    """Places for work, and the queue before them. For the event loop only.
+
+    Attributes:
+        rests_until: monotonic; before then nobody gets a place.
+    """
 
     def __init__(
         self,
@@ -112,6 +118,8 @@ class Gate:
         self._times: defaultdict[str, Times] = defaultdict(Times)
         self._shares, self._pressure = Shares(), Pressure()
         self._places = Places(limits.places)
+        self.rests_until = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
 
     @property
     def working(self) -> int:
@@ -128,6 +136,11 @@ class Gate:
         """Places that there are now."""
         return self._places.now
 
+    @property
+    def is_pressed(self) -> bool:
+        """Whether somebody would have had to wait long lately."""
+        return not self._pressure.is_off(self._clock())
+
     def check(self, call: Call, left_s: float | None = None) -> None:
         """Refuse a call that would wait too long: longer than ``left_s`` at any rate. OVERLOADED.
 
@@ -135,7 +148,7 @@ class Gate:
         """
         now = self._clock()
         self._shares.saw(call.tenant, now)
-        if self._is_free(call):
+        if self._is_free(call, now):
             return
         wait = self._expected_wait(call, now)
         cause = "" if self._is_welcome(call, wait, now) else "wait"
@@ -160,10 +173,11 @@ class Gate:
     async def enter(self, call: Call, *, first: bool = False) -> Turn:
         """A place, as soon as there is one. ``first``: before those who have not begun."""
         turn = Turn(self, call, first)
-        if self._is_free(call):
+        if self._is_free(call, self._clock()):
             self.take(turn)
             return turn
         self._waiting[turn] = freed = asyncio.get_running_loop().create_future()
+        self._call_next()
         try:
             await freed
         except BaseException:
@@ -202,11 +216,12 @@ class Gate:
         """``turn`` gave its place back: learn from it, and let in who waits."""
         now, call = self._clock(), turn.call
         self._forget(turn)
-        times = self._times[call.kind]
-        times.add(now - turn.began, turn.alone)
-        self._shares.add(call.tenant, now - turn.began)
+        times, seconds, calm = self._times[call.kind], now - turn.began, self._pressure.is_off(now)
+        times.add(seconds, turn.alone, calm)
+        self._shares.add(call.tenant, seconds)
         if self.limits.adapts:
-            self._places.adjust(times, self._pressure.lasts(now), now)
+            self._places.adjust(times, calm, now)
+            self.rests_until = now + min(REST_S, self._places.rest * min(seconds, times.usual))
         self._call_next()
 
     def _forget(self, turn: Turn) -> None:
@@ -219,7 +234,10 @@ class Gate:
     def _call_next(self) -> None:
         """Let in who waits: of the tenant that had least, those who have begun before the others,
         in the order of coming."""
-        while self.working < self.places:
+        while self._waiting and self.working < self.places:
+            if (rest := self.rests_until - self._clock()) > 0:
+                self._call_next_after(rest)
+                return
             able = [turn for turn in self._waiting if self._may_work(turn.call)]
             if not able:
                 return
@@ -229,12 +247,21 @@ class Gate:
                 self.take(turn)
                 freed.set_result(None)
 
+    def _call_next_after(self, seconds: float) -> None:
+        if self._alarm is None:
+
+            def wake() -> None:
+                self._alarm = None
+                self._call_next()
+
+            self._alarm = asyncio.get_running_loop().call_later(seconds, wake)
+
     def _order(self, turn: Turn) -> tuple[float, bool]:
         return self._shares.of(turn.call.tenant), not turn.is_first
 
-    def _is_free(self, call: Call) -> bool:
+    def _is_free(self, call: Call, now: float) -> bool:
         # Those who wait while there are places belong to sessions that have all of theirs.
-        return self.working < self.places and self._may_work(call)
+        return self.working < self.places and now >= self.rests_until and self._may_work(call)
 
     def _may_work(self, call: Call) -> bool:
         return not call.session or self._by_session[call.session] < self.limits.session_places
@@ -261,4 +288,5 @@ class Gate:
         ahead = sum(
             times[t.call.kind].usual for t in self._waiting if self._shares.of(t.call.tenant) <= had
         )
-        return (running + ahead) / self.places
+        rest = max(0.0, self.rests_until - now)
+        return rest + (1.0 + self._places.rest) * (running + ahead) / self.places

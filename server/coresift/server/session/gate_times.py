@@ -14,7 +14,8 @@ class Times:
 
     Attributes:
         usual: whatever goes on beside it.
-        alone: of work that had all places to itself from its start to its end.
+        alone: of work that had all places to itself from its start to its end, while nobody had
+            to wait long: refusing many calls keeps the machine busy too.
     """
 
     usual: float = 0.0
@@ -25,10 +26,10 @@ class Times:
         """What a caller that comes alone would see."""
         return self.alone or self.usual
 
-    def add(self, seconds: float, alone: bool) -> None:
-        """Count work that ended."""
+    def add(self, seconds: float, alone: bool, calm: bool) -> None:
+        """Count work that ended; ``calm``: nobody has to wait long."""
         self.usual = _smoothed(self.usual, seconds)
-        if alone:
+        if alone and (calm or not self.alone or seconds < self.alone):
             self.alone = _smoothed(self.alone, seconds)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
 from coresift.server.errors import CoresiftError, Reason, invalid
-from coresift.server.metrics import Metrics
 from coresift.server.session.catching_up import LOG_PAGE, check_reached
+from coresift.server.session.labels import answer_of
 from coresift.server.session.live import LiveSession
 from coresift.server.state.entries import LabelsEntry
 from coresift.server.state.store import (
@@ -33,8 +34,8 @@ MAX_TRIPS = 6
 class Labeling:
     """The calls on labels and leases, over a store and the replica's live sessions."""
 
-    def __init__(self, store: Store, metrics: Metrics) -> None:
-        self._store, self._metrics = store, metrics
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     async def add_labels(
         self, live: LiveSession, request: Request, annotator: str, labels: Sequence[LabelWrite]
@@ -42,8 +43,7 @@ class Labeling:
         """Commit labels and end the annotator's leases on their items."""
         labelled = await self._committed(live, request, annotator, labels)
         if not labelled.replayed:
-            for outcome in labelled.outcomes:
-                self._metrics.labels.labels(outcome.name.lower()).inc()
+            _count(live, labels, labelled)
         return labelled
 
     async def _committed(
@@ -82,7 +82,7 @@ class Labeling:
         renewed = await self._store.renew(
             live.uid, request, annotator, rows, lease_ms or live.config.lease_ms
         )
-        self._metrics.leases.labels("renewed").inc(len(renewed.renewed))
+        live.metrics.leased("renewed", len(renewed.renewed))
         return renewed
 
     async def release(
@@ -95,7 +95,7 @@ class Labeling:
     ) -> tuple[int, ...]:
         """Hand items back."""
         released = await self._store.release(live.uid, request, annotator, rows, reason)
-        self._metrics.leases.labels("released").inc(len(released))
+        live.metrics.leased("released", len(released))
         return released
 
     async def check_range(self, live: LiveSession, start: int, end: int | None) -> None:
@@ -144,6 +144,13 @@ class Labeling:
             found += await self._store.live_leases(live.uid, piece)
             wanted *= 2
         return found[:count]
+
+
+def _count(live: LiveSession, labels: Sequence[LabelWrite], labelled: Labelled) -> None:
+    answers = (answer_of(label.value, live.config.task) for label in labels)
+    kinds = Counter(zip(labelled.outcomes, answers, strict=True))
+    for (outcome, answer), count in kinds.items():
+        live.metrics.labelled(outcome.name.lower(), answer, count)
 
 
 def _held_rows(held: Mapping[int, frozenset[str]], annotator: str, first: int) -> list[int]:

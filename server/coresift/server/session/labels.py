@@ -11,9 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from coresift.server.head import Task
+from coresift.server.state.store import RETRACTION
 
 UNSURE = bytes(msgpack.packb(None))
 """A vote that trains nothing."""
+POSITIVE = bytes(msgpack.packb(1))
+"""Of a binary session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,18 @@ def unpack(value: bytes) -> int | ClassSets | None:
     if isinstance(content, list):
         return ClassSets(tuple(content[0]), tuple(content[1]))
     return content if content is None else int(content)
+
+
+def answer_of(value: bytes, task: Task) -> str:
+    """What a packed label says, in a word: positive, negative, class, classes (multilabel), unsure
+    or retraction."""
+    if value == RETRACTION:
+        return "retraction"
+    if value == UNSURE:
+        return "unsure"
+    if task is Task.BINARY:
+        return "positive" if value == POSITIVE else "negative"
+    return "classes" if task is Task.MULTILABEL else "class"
 
 
 def training_targets(

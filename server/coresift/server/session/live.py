@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from coresift.server.errors import CoresiftError
 from coresift.server.head import Head
-from coresift.server.metrics import Metrics
+from coresift.server.metrics import Metrics, PoolMetrics
 from coresift.server.pool.pool import Pool
 from coresift.server.session.candidates import Candidates, counts
 from coresift.server.session.catching_up import FollowedView
@@ -63,6 +63,11 @@ class LiveSession(FollowedView):
     def config(self) -> SessionConfig:
         """The configuration as of the view."""
         return self.view.config
+
+    @property
+    def metrics(self) -> PoolMetrics:
+        """What is measured of the sessions on the pool."""
+        return self._metrics.of_pool(self.config.pool)
 
     @property
     def pool(self) -> Pool:
@@ -208,5 +213,4 @@ class LiveSession(FollowedView):
     def _observe(self, candidates: Candidates | None) -> None:
         items = self.pool.manifest.items
         count = items if candidates is None else len(candidates.rows)
-        self._metrics.candidates.observe(count)
-        self._metrics.considered.observe(count / items)
+        self.metrics.ranked(count, items)

@@ -34,8 +34,13 @@ class Neighbourhood:
         self._store = store
         self._workers = workers
         self._metrics = metrics
+        lookups = metrics.neighbour_lookups
+        self._from_table, self._prefetched = lookups.labels("table"), lookups.labels("prefetched")
+        self._on_demand = lookups.labels("on_demand")
         self._known: dict[int, Rows] = {}
         self._pending: dict[int, asyncio.Future[None]] = {}
+        self._demanded: set[int] = set()
+        """Of the pending ones those that nobody had asked for before they were needed."""
         self._queue: list[int] = []
         self._is_running = False
 
@@ -54,27 +59,35 @@ class Neighbourhood:
         if not len(rows) or not self.k:
             return np.empty((len(rows), self.k), np.int32)
         if self.stored_in_pool:
-            self._metrics.neighbour_lookups.labels("table").inc(len(rows))
+            self._from_table.inc(len(rows))
             return await self._workers.run(lambda: self.pool.neighbours(rows, self.k))
         wanted = rows.tolist()
-        self.prefetch(wanted)
+        self._demanded.update(self._begin(wanted))
         # A look-up belongs to all who wait for it: one caller's cancellation must not end it.
         for waiting in [self._pending[row] for row in wanted if row in self._pending]:
             await asyncio.shield(waiting)
         return np.stack([self._known[row] for row in wanted])
 
     def prefetch(self, rows: Sequence[int]) -> None:
-        """Start the look-up of rows that will probably be labelled soon."""
-        if self.stored_in_pool or not self.k:
-            return
+        """Start the look-up of rows that will probably be labelled soon.
+
+        Not while calls come too fast: it would make them wait, and costs less for many at once.
+        """
+        if not self.stored_in_pool and self.k and not self._workers.is_pressed():
+            self._begin(rows)
+
+    def _begin(self, rows: Sequence[int]) -> list[int]:
+        """Look up what is neither known nor on its way; returns those rows."""
         loop = asyncio.get_running_loop()
-        for row in rows:
-            if row not in self._known and row not in self._pending:
-                self._pending[row] = loop.create_future()
-                self._queue.append(row)
+        known, pending = self._known, self._pending
+        begun = [row for row in dict.fromkeys(rows) if row not in known and row not in pending]
+        for row in begun:
+            self._pending[row] = loop.create_future()
+        self._queue += begun
         if self._queue and not self._is_running:
             self._is_running = True
             self._workers.spawn(self._run())
+        return begun
 
     async def _run(self) -> None:
         try:
@@ -93,6 +106,7 @@ class Neighbourhood:
             self._settle(self._queue, asyncio.CancelledError())
 
     def _settle(self, rows: list[int], error: BaseException | None) -> None:
+        self._demanded.difference_update(rows)
         for row in rows:
             waiting = self._pending.pop(row, None)
             if waiting is None or waiting.done():
@@ -110,12 +124,14 @@ class Neighbourhood:
         version = self.pool.manifest.version
         stored, known = await self._store.get_neighbours(self._uid, version, self.k, array)
         self._known.update(zip(stored.tolist(), known, strict=True))
-        self._metrics.neighbour_lookups.labels("store").inc(len(stored))
+        self._prefetched.inc(len(stored))
         missing = array[~np.isin(array, stored)]
         if not len(missing):
             return
         with self._metrics.stage("neighbours"):
             found = await self._workers.run(lambda: self.pool.neighbours(missing, self.k))
         self._known.update(zip(missing.tolist(), found, strict=True))
-        self._metrics.neighbour_lookups.labels("search").inc(len(missing))
+        on_demand = sum(row in self._demanded for row in missing.tolist())
+        self._on_demand.inc(on_demand)
+        self._prefetched.inc(len(missing) - on_demand)
         await self._store.put_neighbours(self._uid, version, missing, found)

@@ -72,6 +72,7 @@ class ProgressReports:
         config = snapshot.config
         materials = await live.materials(config)
         advice, reason = advise(config, materials.eligible_items, measures, exhausted=is_exhausted)
+        live.metrics.advised(advice.name.lower())
         return Progress(
             config=config,
             config_version=snapshot.config_version,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from coresift.server.arrays import Rows
+from coresift.server.selection.priority import priorities
 from coresift.server.session.offers import Offer, Proposed, lacks, offer
 from coresift.server.session.proposals import (
     MAX_SHORTLIST,
@@ -36,7 +37,7 @@ class Deeper:
 
 @dataclass(frozen=True, slots=True)
 class NearLeased:
-    """Send the neighbours of the rows that are leased, int32, ascending."""
+    """Send the neighbours of `sources`, int32, ascending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,9 @@ class Run:
     work: Callable[[], list[Proposed]]
     is_quick: bool
 
+
+MOST_SOURCES = 64
+"""Leased rows that are looked around: a look-up of thousands would take seconds."""
 
 Step = Deeper | NearLeased | Run
 
@@ -90,6 +94,16 @@ def propose(
         if len(found) >= size or not offered.has_more or needed >= MAX_SHORTLIST:
             return Proposals(offered.offset, offered.tip, found)
         needed = min(4 * needed, MAX_SHORTLIST)  # the limits of a batch left too little
+
+
+def sources(view: View) -> Rows:
+    """Leased rows, int32, ascending, whose neighbours help out where candidates run short: of many
+    those with the largest hash."""
+    rows = np.array(sorted(view.leases), np.int32)
+    if len(rows) > MOST_SOURCES:
+        priority = priorities(view.config.seed, "sources", rows)
+        rows = np.sort(rows[np.lexsort((rows, -priority))[:MOST_SOURCES]])
+    return rows
 
 
 def free_rows(

@@ -21,7 +21,7 @@ from coresift.server.session.catching_up import LOG_PAGE
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.materials import Loader, Materials
 from coresift.server.session.proposals import over_ask
-from coresift.server.session.proposing import Deeper, NearLeased, Run, propose
+from coresift.server.session.proposing import Deeper, NearLeased, Run, propose, sources
 from coresift.server.session.ranking import Ranking, deeper, rank
 from coresift.server.session.review import review
 from coresift.server.session.snapshot import Snapshot, head_of, head_state
@@ -110,8 +110,7 @@ class _Player:
     def _near_leased(self, seen: View) -> Rows:
         if not neighbours_of(seen.config.candidates) or not seen.leases:
             return np.empty(0, np.int32)
-        leased = np.array(sorted(seen.leases), np.int32)
-        return np.unique(self._neighbours_of(seen.config, leased)).astype(np.int32)
+        return np.unique(self._neighbours_of(seen.config, sources(seen))).astype(np.int32)
 
     def _view(self, use: str, offset: int) -> View:
         view = self._views.get(use)

@@ -24,6 +24,7 @@ class Workers:
 
     Attributes:
         gate: who has a thread, and who waits for one.
+        is_pressed: whether calls come too fast, here or before: what can wait had better.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Workers:
     ) -> None:
         """``prepare`` runs first on each thread; ``refused`` is told of refusals."""
         self.gate = Gate("computations", GateLimits(threads, WAITING, adapts=True), refused)
+        self.is_pressed: Callable[[], bool] = lambda: self.gate.is_pressed
         self._threads = ThreadPoolExecutor(threads, "numerics", prepare)
         self._tasks: set[asyncio.Task[Any]] = set()
 

@@ -69,6 +69,10 @@ class SessionKeys:
         return self._key("meta")
 
     @property
+    def leases(self) -> str:
+        return self._key("leases")
+
+    @property
     def head(self) -> str:
         return self._key("head")
 

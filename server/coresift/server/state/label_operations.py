@@ -10,14 +10,13 @@ from typing import Any
 from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.state import scripts
 from coresift.server.state.breaker import unavailable
-from coresift.server.state.entries import Entry, unpack_entry
+from coresift.server.state.entries import Entry, ExpiryEntry, unpack_entry
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.link import Link
 from coresift.server.state.replies import (
     checked,
     granted_of,
     labelled_of,
-    new_nonce,
     pack,
     record_of,
     renewed_of,
@@ -188,11 +187,14 @@ class LabelOperations:
         blob = pack({"q": request.request_id, "d": request.digest, **arguments})
         session = SessionKeys(uid).of_script(request.request_id, arguments["a"])
         run = self._link.written if script in ACKNOWLEDGED else self._link.run
+        nonce = self._link.own_writes.nonce
         return checked(
-            await self._link.commit(
-                operation, lambda: run(script, session, [uid, blob, new_nonce()])
-            )
+            await self._link.commit(operation, lambda: run(script, session, [uid, blob, nonce()]))
         )
+
+    def expired_here(self, entry: ExpiryEntry) -> bool:
+        """See `Store.expired_here`."""
+        return self._link.own_writes.expired_here(entry.nonce)
 
     async def _read_script(
         self, operation: str, script: Script, uid: str, blob: bytes = b"", *, head: bool = False

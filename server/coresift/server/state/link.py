@@ -26,6 +26,7 @@ from coresift.server.state.cluster import Cluster
 from coresift.server.state.connect import DistrustError
 from coresift.server.state.keys import wait_key
 from coresift.server.state.masters import Masters, OneMaster
+from coresift.server.state.own_writes import OwnWrites
 from coresift.server.state.scripts import Argument, Script
 from coresift.server.state.sentinel import find_master
 from coresift.server.state.server import (
@@ -85,6 +86,7 @@ class Link:
         self._observe = observe or (lambda operation, seconds, ok: None)
         self._count_shortfall = count_shortfall or (lambda: None)
         self._commits: set[asyncio.Task[object]] = set()
+        self.own_writes = OwnWrites()
 
     async def call(
         self, operation: str, call: Callable[[], Awaitable[T]], *, repeatable: bool = True
@@ -182,6 +184,11 @@ class Link:
     async def batch(self, commands: Sequence[Command]) -> list[Any]:
         """Run commands of several keys; the replies as Redis gives them, refusals as values."""
         return await self._masters.batch([(key_of(each) or "", each) for each in commands])
+
+    async def everywhere(self, command: Command) -> list[Any]:
+        """The replies of all masters to a command without a key, refusals as values."""
+        servers = [server for server, _ in self._masters.servers()]
+        return [reply for server in servers for reply in await server.exchange([command])]
 
     async def check(self) -> None:
         """Ask every master; raise `StartError` where one does not answer or cannot be trusted."""

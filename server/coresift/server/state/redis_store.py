@@ -9,9 +9,12 @@ from coresift.server.state.document_operations import DocumentOperations
 from coresift.server.state.label_operations import LabelOperations
 from coresift.server.state.link import Link, Observe
 from coresift.server.state.transfer_operations import TransferOperations
+from coresift.server.state.usage_operations import UsageOperations
 
 
-class RedisStore(TransferOperations, LabelOperations, CacheOperations, DocumentOperations):
+class RedisStore(
+    TransferOperations, LabelOperations, CacheOperations, DocumentOperations, UsageOperations
+):
     """Implements `coresift.server.state.store.Store`; made by `connect`.
 
     Every operation is one script (creation, deletion and listing are a few), at most 1 s long.

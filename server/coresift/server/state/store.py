@@ -8,13 +8,13 @@ payloads are opaque bytes here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
 from coresift.server.arrays import Rows
-from coresift.server.state.entries import Entry
+from coresift.server.state.entries import Entry, ExpiryEntry
 
 MAX_LABELS = 1_000
 MAX_PROPOSALS = 2_000
@@ -253,6 +253,20 @@ class LogRead:
     """The published head of the record's newest revision and configuration, if any."""
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What there is in the store."""
+
+    sessions: Mapping[str, int]
+    """Live ones, by group."""
+    leases: Mapping[str, int]
+    """Whose deadline is to come, by group of their session."""
+    memory_bytes: int
+    """Of the server that is fullest."""
+    memory_limit_bytes: int
+    """Of the same server; 0: there is none."""
+
+
 class Store(Protocol):
     """Sessions, their logs, and small documents. Implementations raise `CoresiftError`."""
 
@@ -347,6 +361,19 @@ class Store(Protocol):
 
     async def catch_up(self, uid: str, view: ViewKey, count: int) -> LogRead | Rewound:
         """Read some of the ``count`` log entries after a view; none only if there are none."""
+        ...
+
+    def expired_here(self, entry: ExpiryEntry) -> bool:
+        """Whether an operation of this replica wrote down the expiry; True only once, so that
+        replicas together count each one once (but for those of a replica that died)."""
+        ...
+
+    async def usage(self, tenants: Iterable[str], group_of: Callable[[Settings], str]) -> Usage:
+        """How much there is, of these tenants ("" is who has none). Not of one moment: sessions
+        are looked at piece by piece.
+
+        ``group_of`` says which group a session with such settings belongs to.
+        """
         ...
 
     async def publish_head(self, uid: str, key: str, head: bytes) -> None:
