@@ -190,8 +190,9 @@ async def test_a_lost_script_is_sent_again_and_waited_for(
 async def test_another_node_of_a_cluster_acknowledges_nothing(tmp_path: Path) -> None:
     with Cluster(tmp_path, replicas=1) as cluster:
         store = await RedisStore.connect(cluster.url, min_replicas=1)
-        session = await a_session(store)
-        await store.add_labels(session.uid, a_request(), "ann", labels([1]))
+        insist, first = Insisting(), a_request()
+        session = await insist(lambda: a_session(store))
+        await insist(lambda: store.add_labels(session.uid, first, "ann", labels([1])))
         key = SessionKeys(session.uid).of_script()[0]
         with RedisCluster("127.0.0.1", cluster.nodes[0].port) as naive:
             slot = naive.keyslot(key)
@@ -209,6 +210,6 @@ async def test_another_node_of_a_cluster_acknowledges_nothing(tmp_path: Path) ->
                 assert error.reason is Reason.STATE_NOT_REPLICATED
             finally:
                 cluster.replicas[number].resume()
-            await Insisting()(lambda: store.add_labels(session.uid, request, "ann", labels([2])))
+            await insist(lambda: store.add_labels(session.uid, request, "ann", labels([2])))
         assert await labelled_rows(store, session) == {1: 1, 2: 1}
         await store.close()

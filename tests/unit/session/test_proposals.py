@@ -32,6 +32,7 @@ from coresift.server.session.materials import Loader, Materials
 from coresift.server.session.offers import Proposed
 from coresift.server.session.pools import Pools
 from coresift.server.session.proposals import expansion, merge
+from coresift.server.session.proposing import MOST_SOURCES, sources
 from coresift.server.session.ranking import PickReason, Ranking, rank
 from coresift.server.session.review import review
 from coresift.server.session.snapshot import Snapshot, head_state
@@ -518,6 +519,17 @@ def test_proposals_keep_every_promise(
 
 
 # --- beyond the candidates -----------------------------------------------------------------------
+
+
+def test_few_leased_items_are_looked_around_the_same_ones_each_time(pool: Pool) -> None:
+    view, again = a_view(pool), a_view(pool)
+    lease(view, range(40, 50))
+    assert sources(view).tolist() == [*range(40, 50)]
+    lease(view, range(50, 250))
+    lease(again, reversed(range(40, 250)))
+    assert len(sources(view)) == MOST_SOURCES
+    assert sources(view).tolist() == sorted(sources(again).tolist())
+    assert set(sources(view)) <= set(range(40, 250))
 
 
 @settings(max_examples=150, deadline=None)
