@@ -12,8 +12,8 @@ from structlog.types import EventDict, WrappedLogger
 HASH_KEY_BYTES = 16
 """The least of a key."""
 HASH_DIGITS = 16
-NAMES = ("annotator", "item_id", "request_id", "job_id")
-"""Keys of events. A request_id is the caller's own, and may be made of the first two; a job has
+NAMES = ("annotator", "item_id", "request_id", "x_request_id", "job_id")
+"""Keys of events. Ids of requests are the caller's own, and may be made of the first two; a job has
 that of its request."""
 
 _QUOTED = re.compile(r"['\"`].*", re.DOTALL)

@@ -27,6 +27,7 @@ from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All, Anchors, RandomSubset, Seals
 from coresift.server.selection.priority import priorities
 from coresift.server.selection.registry import Choice
+from coresift.server.session import proposing
 from coresift.server.session.batches import Batch
 from coresift.server.session.config import BatchConfig, Component, GroupRule
 from coresift.server.session.labels import UNSURE, pack_class
@@ -235,6 +236,20 @@ async def test_grants_are_replayed(pair: Pair, pool: Pool, truth: Bools, kind: s
             most = np.bincount(numbers[numbers >= 0], minlength=1).max()
             assert most <= config["groups"].max_per_batch
     await check_replay(pair, session)
+
+
+async def test_few_of_many_leased_items_help_out_and_the_same_ones_in_replay(
+    pair: Pair, pool: Pool, truth: Bools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proposing, "MOST_SOURCES", 2)
+    session = await created(pair[0], pool, candidates=Seals(2))
+    await label(pair[1], session, [1, 2, 5, 6], truth)
+    batches = [await pair[turn % 2].next_batch(session, "ann", 5) for turn in range(8)]
+    assert PickReason.EXPAND in reasons_of(batches)
+    await check_replay(pair, session)
+    monkeypatch.setattr(proposing, "MOST_SOURCES", 64)
+    report = replay(pair[0].loader, await read_log(pair[0].store, session))
+    assert report.differences  # the bound was felt
 
 
 async def test_two_picks_in_another_order_are_found(pair: Pair, pool: Pool, truth: Bools) -> None:

@@ -38,7 +38,7 @@ def test_many_labels_take_bounded_memory_and_look_no_younger_than_they_are(
         at += gap
         times.add(offset, at)
         truth.append(at)
-        assert len(times._times) <= KEPT
+        assert len(times._offsets) <= KEPT
     revision = int(share * len(gaps))
     exact = (at - truth[revision]) / 1e3 if revision < len(truth) else 0.0
     age = times.age_s(revision, at)

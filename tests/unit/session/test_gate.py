@@ -310,6 +310,21 @@ async def test_where_even_one_place_keeps_the_machine_busy_it_rests() -> None:
     assert bench.gate.rests_until <= bench.now
 
 
+async def test_newcomers_do_not_overtake_who_waited_while_a_place_rested() -> None:
+    bench = Bench(1, 9)
+    [turn] = await bench.filled(Call("a"))
+    bench.gate.rests_until = bench.now + BRIEF_S
+    turn.end()
+    [first] = await bench.queued(Call("a"))
+    bench.now += BRIEF_S  # the alarm is late
+    [second] = await bench.queued(Call("a"))
+    turn = await first
+    assert not second.done()
+    turn.end()
+    (await second).end()
+    assert bench.is_empty
+
+
 async def test_who_waits_while_a_place_rests_comes_in_afterwards() -> None:
     bench = Bench(1, 9)
     [turn] = await bench.filled(Call("a"))

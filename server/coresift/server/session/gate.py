@@ -260,8 +260,10 @@ class Gate:
         return self._shares.of(turn.call.tenant), not turn.is_first
 
     def _is_free(self, call: Call, now: float) -> bool:
-        # Those who wait while there are places belong to sessions that have all of theirs.
-        return self.working < self.places and now >= self.rests_until and self._may_work(call)
+        # Those who wait while there are places belong to sessions that have all of theirs, or come
+        # in when the alarm rings, which may be late.
+        has_place = self.working < self.places and now >= self.rests_until
+        return has_place and self._alarm is None and self._may_work(call)
 
     def _may_work(self, call: Call) -> bool:
         return not call.session or self._by_session[call.session] < self.limits.session_places

@@ -103,7 +103,8 @@ class Neighbourhood:
                     self._settle(rows, None)
         finally:
             self._is_running = False
-            self._settle(self._queue, asyncio.CancelledError())
+            left, self._queue = self._queue, []
+            self._settle(left, asyncio.CancelledError())
 
     def _settle(self, rows: list[int], error: BaseException | None) -> None:
         self._demanded.difference_update(rows)

@@ -23,6 +23,7 @@ REST = 100
 
 async def watch_usage(store: Store, metrics: Metrics, tenants: Callable[[], Iterable[str]]) -> None:
     """Publish what the store holds until cancelled; nothing while it cannot be read."""
+    told = ""
     while True:
         began = time.monotonic()
         try:
@@ -31,7 +32,9 @@ async def watch_usage(store: Store, metrics: Metrics, tenants: Callable[[], Iter
             metrics.state.publish(None)
         except Exception as error:  # whatever it is: the next look may succeed
             metrics.state.publish(None)
-            log.warning("the state store cannot be measured", error=repr(error))
+            if repr(error) != told:
+                log.warning("the state store cannot be measured", error=repr(error))
+            told = repr(error)
         await asyncio.sleep(max(LOOK_S, REST * (time.monotonic() - began)))
 
 

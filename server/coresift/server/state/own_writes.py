@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from coresift.server.state.replies import new_nonce
 
 KEPT = 10_000
@@ -13,14 +15,14 @@ class OwnWrites:
     """The nonces of the newest runs of scripts."""
 
     def __init__(self) -> None:
-        self._nonces: dict[bytes, None] = {}
+        self._nonces: OrderedDict[bytes, None] = OrderedDict()
 
     def nonce(self) -> bytes:
         """A new one."""
         nonce = new_nonce()
         self._nonces[nonce] = None
         if len(self._nonces) > KEPT:
-            del self._nonces[next(iter(self._nonces))]
+            self._nonces.popitem(last=False)
         return nonce
 
     def expired_here(self, nonce: bytes) -> bool:
