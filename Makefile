@@ -1,4 +1,4 @@
-.PHONY: help install tools check test test-long test-fault container-test soak demo serve bench compare coresets svp release-api clean
+.PHONY: help install tools check test test-long test-fault deploy-test container-test soak demo serve bench compare coresets svp release-api clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -33,14 +33,18 @@ check: $(INSTALLED) ## Lint, types, layers, API
 	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against released.binpb
 
 test: $(INSTALLED) ## Every test but the long ones and the attacks
-	$(BIN)/pytest -m "not long and not fault and not container"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not long and not fault and not container"
 
 test-long: $(INSTALLED) ## The tests that take minutes
 	$(BIN)/pytest -m "long and not fault"
 
 test-fault: $(INSTALLED) ## Attacks on every promise, with injected faults (up to 25 minutes)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group fuzz
-	$(BIN)/pytest tests/fault
+	$(BIN)/pytest tests/fault/test_overload.py
+	$(BIN)/pytest -n 2 --dist worksteal tests/fault --ignore tests/fault/test_overload.py
+
+deploy-test: $(INSTALLED) ## Alerts and dashboards on a live Prometheus, the drain in real time (three minutes)
+	$(BIN)/pytest -m long tests/integration/deploy
 
 container-test: $(INSTALLED) ## Build what is in the image, by the Dockerfile's steps, and run it (two minutes)
 	$(BIN)/pytest -m container

@@ -109,8 +109,8 @@ REDIS = (
     ),
     Lines(
         "How full is Redis?",
-        "Memory in use, and maxmemory where one is set. About 115 bytes a label and 400 bytes an "
-        "item with stored neighbours.",
+        "Memory in use, and maxmemory where one is set. A label takes 94 to 218 bytes for good and "
+        "27 to 243 more for a day, an item with stored neighbours 498 (measured with Redis 6.2).",
         {
             "in use": "max(coresift_redis_memory_bytes{<pods>})",
             "limit": "max(coresift_redis_memory_limit_bytes{<pods>} > 0)",
@@ -174,11 +174,11 @@ REPLICAS = (
     ),
     Lines(
         "Are new pool versions found?",
-        "Looks at pools in object storage: loaded, unchanged, failed. Failures want a look at the "
-        "store's credentials.",
+        "Looks into the roots of pools, local ones and those in object storage: loaded, unchanged, "
+        "failed. Failures want a look at the log, which names the place and the reason.",
         per("pool, outcome", "rate(coresift_pool_refreshes_total{<pools>}[<rate>])"),
         unit="ops",
-        nothing="no remote pools",
+        nothing="no pool is looked at again",
     ),
     Lines(
         "Are changed files read again?",

@@ -10,8 +10,14 @@ set -eu
 # What the server needs of Redis, no more; as server/coresift/server/rpc/SECURITY.md has it.
 rights="resetchannels ~coresift:* -@all +del +exists +get +mget +pexpire +pttl +set +unlink +time +hset +hget +hmget +hgetall +hexists +hdel +sadd +smembers +smismember +srandmember +srem +zadd +zcount +zmscore +zrange +zrangebylex +zrangebyscore +zscore +zrem +xadd +xrange +xrevrange +eval +evalsha +info +wait"
 
+# For people at an alert (deploy/prometheus/RUNBOOK.md): to look, and to raise maxmemory. Redis cannot
+# narrow `config set` to one option, so treat the password as the key of the store. No keys, no data.
+operator_rights="resetchannels -@all +ping +info +role +dbsize +slowlog +latency +client|list +memory|stats +memory|doctor +config|get +config|set"
+watcher_rights="resetchannels -@all +ping +info +sentinel|masters +sentinel|master +sentinel|replicas +sentinel|sentinels +sentinel|get-master-addr-by-name +sentinel|ckquorum +sentinel|failover"
+
 password() { head -c 24 /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }
 
+operator=$(password)
 coresift=$(password) asker=$(password) replica=$(password) sentinel=$(password) peer=$(password)
 
 case ${1:-} in
@@ -44,9 +50,11 @@ kind: Secret
 metadata:
   name: coresift-redis
 stringData:
+  operator-password: "$operator"
   users.acl: |
     user default on nopass resetchannels -@all +ping
     user coresift on >$coresift $rights
+    user operator on >$operator $operator_rights
 END
 [ "$1" = sentinel ] || exit 0
 # Redis copies as `replica`; sentinels watch and promote as `sentinel`; among themselves they are
@@ -58,6 +66,7 @@ cat << END
     user default on nopass resetchannels -@all +ping
     user coresift on >$asker resetchannels -@all +sentinel|get-master-addr-by-name
     user peer on >$peer allchannels +@all
+    user operator on >$operator $watcher_rights
   replica-password: "$replica"
   sentinel-password: "$sentinel"
   peer-password: "$peer"

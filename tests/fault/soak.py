@@ -34,7 +34,7 @@ from coresift.server.state.embedded import EmbeddedRedis
 from coresift.v1 import selection_pb2 as pb
 from coresift.v1 import selection_pb2_grpc
 
-ITEMS, DIMENSION = 4_000, 32
+ITEMS, DIMENSION = 1_000, 32
 CALLERS = 12
 SESSIONS = 8
 LABELLED, NEIGHBOURS = 500, 10

@@ -66,6 +66,7 @@ class Routes:
         self._looking = threading.Lock()
         self._turn = itertools.count()
         self._avoided: dict[str, float] = {}
+        self._whole: Routes | None = None
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -74,7 +75,12 @@ class Routes:
 
     @property
     def known(self) -> frozenset[str]:
-        """The replicas, and while all of them are avoided what is called in their place."""
+        """The replicas, and while all of them are avoided what is called in their place.
+
+        Where one is pinned those that the whole target knows too: they share their channels.
+        """
+        if self._whole is not None:
+            return self._whole.known.union(self._addresses)
         if any(map(self._is_live, self._addresses)):
             return frozenset(self._addresses)
         return frozenset((*self._addresses, *self._last_resort))
@@ -83,6 +89,7 @@ class Routes:
         """Of the same target one replica alone, known by the same name."""
         other = copy.copy(self)
         other._addresses, other._last_resort, other._resolve = (address,), (), None
+        other._whole = self
         return other
 
     def authority_of(self, address: str) -> str:

@@ -17,6 +17,7 @@ from coresift.client.calls import (
     configure,
     consensus,
     coreset,
+    health,
     labels,
     leases,
     model,
@@ -26,7 +27,7 @@ from coresift.client.calls import (
     session,
     signals,
 )
-from coresift.client.channel import DEFAULT_TARGET, Lines, channel_options
+from coresift.client.channel import DEFAULT_TARGET, Line, Lines, channel_options
 from coresift.client.client import Method, as_method
 from coresift.client.credentials import Pem, TokenSource, access
 from coresift.client.errors import CoresiftError, from_status
@@ -88,9 +89,9 @@ class AsyncClient:
         )
         self._lines: Lines[grpc.aio.Channel] = Lines(self._connect)
 
-    def _connect(self, address: str) -> grpc.aio.Channel:
+    def _connect(self, address: str, *, watched: bool = True) -> grpc.aio.Channel:
         authority = self._settings.routes.authority_of(address)
-        options = channel_options(authority, direct=self._access.direct)
+        options = channel_options(authority, direct=self._access.direct, watched=watched)
         if self._access.channel is None:
             return grpc.aio.insecure_channel(address, options)
         return grpc.aio.secure_channel(address, self._access.channel, options)
@@ -110,6 +111,13 @@ class AsyncClient:
         """The same connection with another timeout."""
         other = copy.copy(self)
         other._settings = replace(self._settings, timeout_s=timeout_s)
+        return other
+
+    def with_address(self, address: str) -> Self:
+        """The same connection to one replica alone, ``host:port``."""
+        other = copy.copy(self)
+        routes = self._settings.routes.pinned(address)
+        other._settings = replace(self._settings, routes=routes)
         return other
 
     async def _run(self, flow: Flow[T]) -> T:
@@ -155,6 +163,9 @@ class AsyncClient:
                 raise AssertionError(f"unknown step {step!r}")
 
     async def _call(self, step: Send | Open | Probe) -> Any:
+        if isinstance(step, Probe) and step.apart:
+            async with self._connect(step.address, watched=False) as channel:
+                return await Line(channel).check(step.request, timeout=step.timeout_s)
         for channel in self._lines.unused(self._settings.routes.known):
             await channel.close()
         with self._lines.to(step.address) as line:
@@ -168,6 +179,7 @@ class AsyncClient:
                 return opened
             return await method(step.request, timeout=step.timeout_s, metadata=shown)
 
+    check_health = awaiting(health.check_health)
     create_session = awaiting(configure.create_session)
     get_session = awaiting(session.get_session)
     list_sessions = iterating(session.list_sessions)

@@ -27,15 +27,19 @@ SERVICE_CONFIG: dict[str, Any] = {
 }
 
 
-def channel_options(authority: str = "", *, direct: bool = False) -> list[tuple[str, Any]]:
+def channel_options(
+    authority: str = "", *, direct: bool = False, watched: bool = True
+) -> list[tuple[str, Any]]:
     """Options of every channel: replicas in turn, health checks, keepalive, message sizes.
 
     ``authority``: host and port that the server's certificate and proxies know it by, where the
     channel is made to an address; empty: those of the channel's target.
     ``direct``: past the HTTP proxy that the environment may name.
+    ``watched``: leave a replica that says that it does not serve.
     """
+    config = SERVICE_CONFIG if watched else {}
     options = [
-        ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+        ("grpc.service_config", json.dumps(config)),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         # gRPC heeds only this one: it never starts the timer of the keepalive's own timeout.

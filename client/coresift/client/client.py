@@ -20,6 +20,7 @@ from coresift.client.calls import (
     configure,
     consensus,
     coreset,
+    health,
     labels,
     leases,
     model,
@@ -29,7 +30,7 @@ from coresift.client.calls import (
     session,
     signals,
 )
-from coresift.client.channel import DEFAULT_TARGET, Lines, channel_options
+from coresift.client.channel import DEFAULT_TARGET, Line, Lines, channel_options
 from coresift.client.credentials import Pem, TokenSource, access
 from coresift.client.errors import CoresiftError, from_status
 from coresift.client.flow import Flow, Iteration
@@ -126,9 +127,9 @@ class Client:
         )
         self._lines: Lines[grpc.Channel] = Lines(self._connect)
 
-    def _connect(self, address: str) -> grpc.Channel:
+    def _connect(self, address: str, *, watched: bool = True) -> grpc.Channel:
         authority = self._settings.routes.authority_of(address)
-        options = channel_options(authority, direct=self._access.direct)
+        options = channel_options(authority, direct=self._access.direct, watched=watched)
         if self._access.channel is None:
             return grpc.insecure_channel(address, options)
         return grpc.secure_channel(address, self._access.channel, options)
@@ -148,6 +149,13 @@ class Client:
         """The same connection with another timeout."""
         other = copy.copy(self)
         other._settings = replace(self._settings, timeout_s=timeout_s)
+        return other
+
+    def with_address(self, address: str) -> Self:
+        """The same connection to one replica alone, ``host:port``."""
+        other = copy.copy(self)
+        routes = self._settings.routes.pinned(address)
+        other._settings = replace(self._settings, routes=routes)
         return other
 
     def _run(self, flow: Flow[T]) -> T:
@@ -198,6 +206,9 @@ class Client:
                 raise AssertionError(f"unknown step {step!r}")
 
     def _call(self, step: Send | Open | Probe) -> Any:
+        if isinstance(step, Probe) and step.apart:
+            with self._connect(step.address, watched=False) as channel:
+                return Line(channel).check(step.request, timeout=step.timeout_s)
         for channel in self._lines.unused(self._settings.routes.known):
             channel.close()
         with self._lines.to(step.address) as line:
@@ -214,6 +225,7 @@ class Client:
             sent = step.request if isinstance(step.request, Message) else iter(step.request)
             return method(sent, timeout=step.timeout_s, metadata=shown)
 
+    check_health = blocking(health.check_health)
     create_session = blocking(configure.create_session)
     get_session = blocking(session.get_session)
     list_sessions = iterating(session.list_sessions)

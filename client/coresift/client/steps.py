@@ -71,14 +71,16 @@ class Open:
 
 @dataclass(frozen=True)
 class Probe:
-    """Step: ask a replica's health service, on the connection that calls use.
+    """Step: ask a replica's health service; gives the bytes of its answer.
 
     ``request``: bytes of its message; without any the server as a whole is asked about.
+    ``apart``: on a channel of its own: that of the calls leaves a replica that does not serve.
     """
 
     address: str
     timeout_s: float
     request: bytes = b""
+    apart: bool = False
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ def _pool_loading(config: ServeConfig, pools: Pools, metrics: Metrics) -> PoolLo
         raise StartError("no pool to serve: give --pool DIR (make one with `coresift pool build`)")
     device = resolve_device(config.device)
     watch_gpu(metrics, device)
-    cache, stop = Cache(config.pool_cache_root()), Event()
+    cache, stop = Cache(config.pool_cache_root(), config.pool_cache_bytes), Event()
     sources = [PoolSource(pool, cache, device, stop) for pool in config.pools]
     return PoolLoading(sources, cache, pools, metrics, stop, config.pool_refresh_s)
 

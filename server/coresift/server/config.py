@@ -55,6 +55,7 @@ class ServeConfig:
     Attributes:
         pools: directories or URIs, of a pool version or of a root folder of versions.
         pool_cache: where versions from object stores are kept; None: under ``data_dir``.
+        pool_cache_bytes: of all that is kept there; None: only the disk bounds it.
         pool_refresh_s: between two looks for new versions; 0: none after the start.
         state_url: Redis; None starts the embedded one under ``data_dir``.
         state_volatile: accept a Redis that keeps nothing on disk.
@@ -95,6 +96,7 @@ class ServeConfig:
     max_connection_age_s: float = 1800.0
     worker_threads: int = field(default_factory=lambda: max(2, usable_cores()))
     pool_cache: Path | None = None
+    pool_cache_bytes: int | None = None
     pool_refresh_s: float = 30.0
     max_message_bytes: int = 64 * 1024 * 1024
 

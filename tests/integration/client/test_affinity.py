@@ -15,7 +15,7 @@ from tests.fixtures.certificates import Authority
 from tests.fixtures.servers import Replicas
 from tests.unit.client.test_client_transport import Scripted
 
-from coresift.client import AsyncClient, Client, TokenFile, Unavailable, affinity
+from coresift.client import AsyncClient, Client, NotFound, TokenFile, Unavailable, affinity
 from coresift.client.affinity import ranking
 from coresift.client.channel import Lines, channel_options
 from coresift.v1 import selection_pb2_grpc
@@ -42,6 +42,27 @@ async def test_a_session_has_one_replica(replicas: Replicas) -> None:
     for place, server in servers.items():
         seen = {e.get("session_id") for e in server.events if e.get("method") in methods}
         assert seen & set(ids) == {session for session in ids if wanted[session] == place}
+
+
+async def test_whether_a_replica_serves(replicas: Replicas) -> None:
+    """Any of them that does, or the one that is named; one that does not answer says nothing."""
+    dead, alive = "127.0.0.1:1", replicas.first.listen
+    target = f"{dead},{alive}"
+    with Client(target, max_attempts=1) as client:
+        assert client.check_health()
+        assert client.with_address(alive).check_health("liveness")
+        with pytest.raises(NotFound):
+            client.with_address(alive).check_health("readyness")
+        with pytest.raises(Unavailable):
+            client.with_address(dead).check_health()
+        with pytest.raises(Unavailable):
+            client.with_address(dead).get_pool("things")
+        assert client.get_pool("things").name == "things"
+    async with AsyncClient(target, max_attempts=1) as other:
+        assert await other.check_health()
+        assert (await other.with_address(alive).get_pool("things")).name == "things"
+        with pytest.raises(Unavailable):
+            await other.with_address(dead).check_health()
 
 
 def last_call_of(session: str) -> Callable[[dict[str, Any]], bool]:

@@ -12,11 +12,20 @@ from uuid import uuid4
 
 import fsspec
 import pytest
+from botocore.exceptions import EndpointConnectionError
+from fsspec.implementations.local import LocalFileSystem
 from tests.fixtures.access import TokensFile
 from tests.fixtures.servers import Pools, ServerProcess
 
 from coresift.client import Client, Unavailable
-from coresift.client.commands.session_files import RemoteFolder, export_sessions, older_files
+from coresift.client.commands.session_files import (
+    LocalFolder,
+    RemoteFolder,
+    export_sessions,
+    newest_files,
+    older_files,
+)
+from coresift.client.commands.session_restore import import_sessions
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -25,7 +34,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def served(pools: Pools, redis_url: str, folder: Path) -> Iterator[tuple[ServerProcess, list[str]]]:
     """A server, and tokens of tenants who are alone with their sessions."""
     file = TokensFile(folder / "tokens.json")
-    tokens = [file.add(f"backup-{n}", f"tenant-{uuid4().hex[:8]}") for n in range(4)]
+    tokens = [file.add(f"backup-{n}", f"tenant-{uuid4().hex[:8]}") for n in range(9)]
     options = ["--pool", pools.things.directory, "--artifacts", folder / "artifacts"]
     with ServerProcess(*options, "--state", redis_url, "--tokens", file.path) as server:
         yield server, tokens
@@ -51,6 +60,12 @@ def tenant(own: tuple[ServerProcess, str]) -> Iterator[Client]:
     server, token = own
     with Client(server.listen, token=token) as client:
         yield client
+
+
+@pytest.fixture
+def other(shared: tuple[ServerProcess, list[str]]) -> str:
+    """The token of a second tenant of it, who has no sessions: as a new cluster."""
+    return shared[1].pop()
 
 
 def test_the_command(own: tuple[ServerProcess, str], tenant: Client, tmp_path: Path) -> None:
@@ -150,6 +165,117 @@ def test_a_failure_leaves_nothing_half_and_the_others_are_exported(
     monkeypatch.undo()
     assert export_sessions(tenant, folder).exported.keys() == {"b"}
     assert len(folder.names()) == 3  # also of the one that is gone
+
+
+def test_the_newest_file_is_that_of_the_highest_number() -> None:
+    names = [f"a-20260101T000000Z-r{n}-c1.coresift" for n in (9, 100, 99)]
+    again = "a%2Fb-20260201T000000Z-r0-c1.coresift"  # deleted, and made anew
+    others = [again, "a%2Fb-20260101T000000Z-r7-c1.coresift", "notes.txt", f"{names[0]}.partial"]
+    assert newest_files([*names, *others]) == {"a": names[1], "a/b": again}
+
+
+def test_a_folder_is_restored(
+    own: tuple[ServerProcess, str], tenant: Client, other: str, tmp_path: Path
+) -> None:
+    """The newest file of each session; a second run, and one over a session that is there."""
+    server, _ = own
+    folder = LocalFolder(tmp_path / "out")
+    for name, item in (("a", "item-9"), ("b", "item-1")):
+        tenant.create_session("things", session_id=name)
+        tenant.add_labels(name, {item: "positive"}, "ann")
+    done = export_sessions(tenant, folder)
+    old = tmp_path / "out" / done.exported["a"]
+    for revision in (9, 99):
+        old.with_name(old.name.replace("-r2-", f"-r{revision}-")).write_bytes(b"not whole")
+    tenant.import_labels("a", {f"item-{n}": "positive" for n in range(50)}, "ann")
+    newest = old.with_name(old.name.replace("-r2-", "-r100-"))
+    tenant.export_session("a", newest)
+    wanted = {n: {record.item_id for record in tenant.list_labels(n)} for n in "ab"}
+    command = [sys.executable, "-m", "coresift.client", "import", str(tmp_path / "out")]
+    command += ["--server", server.listen, "--token", other]
+
+    def restore(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *words], capture_output=True, text=True, check=False, timeout=60
+        )
+
+    said = restore("--session-id", "c")
+    assert (said.returncode, "is for one file" in said.stderr) == (2, True)
+    said = restore("--json")
+    assert said.returncode == 0, said.stderr
+    assert json.loads(said.stdout)["imported"] == {"a": newest.name, "b": done.exported["b"]}
+    with Client(server.listen, token=other) as restored:
+        assert {n: {r.item_id for r in restored.list_labels(n)} for n in "ab"} == wanted
+        restored.delete_session("b")
+    said = restore()
+    assert (said.returncode, "coresift undelete" in said.stderr) == (1, True)
+    undelete = [*command[:3], "undelete", "b", *command[5:]]
+    assert subprocess.run(undelete, capture_output=True, check=False, timeout=60).returncode == 0
+    said = restore()
+    assert (said.returncode, "2 were there already" in said.stdout) == (0, True), said.stderr
+    newest.with_name(newest.name.replace("a-", "z-", 1)).write_bytes(b"not whole")
+    said = restore()
+    assert (said.returncode, "1 sessions are not imported" in said.stderr) == (1, True)
+    (tmp_path / "empty").mkdir()
+    command[4] = str(tmp_path / "empty")
+    assert "has no file" in restore().stderr
+
+
+def test_a_place_of_fsspec_is_restored(
+    own: tuple[ServerProcess, str], tenant: Client, other: str, remote: str
+) -> None:
+    folder = RemoteFolder(remote)
+    tenant.create_session("things", session_id="team/a")
+    tenant.add_labels("team/a", {"item-1": "positive"}, "ann")
+    [name] = export_sessions(tenant, folder).exported.values()
+    with Client(own[0].listen, token=other) as restored:
+        assert import_sessions(restored, folder).imported == {"team/a": name}
+        assert [record.item_id for record in restored.list_labels("team/a")] == ["item-1"]
+        assert import_sessions(restored, folder).there == ["team/a"]
+
+
+class Uplink(LocalFileSystem):
+    """A place whose driver raises errors of its own, as s3fs does: none is an OSError."""
+
+    protocol = "uplink"
+    cachable = False
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(LocalFileSystem._strip_protocol(path.removeprefix("uplink://")))
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        self._break_off(path)
+        super().makedirs(path, exist_ok=exist_ok)
+
+    def put_file(self, lpath: str, rpath: str, **more: object) -> None:
+        self._break_off(rpath)
+        super().put_file(lpath, rpath, **more)
+
+    def rm_file(self, path: str) -> None:
+        self._break_off(path)
+        super().rm_file(path)
+
+    def _break_off(self, path: str) -> None:
+        if path.rpartition("/")[2].startswith("b-"):
+            raise EndpointConnectionError(endpoint_url=path)
+
+
+def test_an_error_of_the_place_s_driver_is_one_of_a_session(tenant: Client, tmp_path: Path) -> None:
+    fsspec.register_implementation("uplink", Uplink, clobber=True)
+    for name in "abc":
+        tenant.create_session("things", session_id=name)
+    folder = RemoteFolder(f"uplink://{tmp_path / 'out'}")
+    done = export_sessions(tenant, folder)
+    assert done.exported.keys() == {"a", "c"}
+    assert done.failed.keys() == {"b"}
+    assert done.failed["b"].startswith("EndpointConnectionError: Could not connect")
+    assert len(folder.names()) == 2
+    (tmp_path / "out" / "b-one").touch()
+    with pytest.raises(OSError, match="EndpointConnectionError"):
+        folder.remove("b-one")
+    with pytest.raises(OSError, match="EndpointConnectionError"):
+        RemoteFolder(f"uplink://{tmp_path / 'b-out'}")
 
 
 def test_a_rename_that_fails_removes_the_partial_file(

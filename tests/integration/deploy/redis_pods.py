@@ -170,6 +170,11 @@ class RedisPods(Topology):
         for pod in (*self.sentinels, *self.redis):
             until(pod.answers, f"{pod.name} answers")
 
+    def as_operator(self, pod: Pod) -> Redis:
+        """A connection of the user whom the runbook names."""
+        login = {"username": "operator", "password": self.secret["operator-password"]}
+        return Redis(pod.address, pod.port, decode_responses=True, protocol=2, **login)
+
     def ask_sentinel(self, *words: str) -> Any:
         """What the first sentinel says to ``SENTINEL ...``."""
         pod, login = (

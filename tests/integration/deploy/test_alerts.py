@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+from deploy.grafana.dashboards import dashboards
+from deploy.grafana.queries import panels
 from deploy.grafana.service import OBJECTIVE, OURS
 from tests.fixtures.prometheus import need
 
@@ -85,6 +87,15 @@ def test_an_alert_has_its_section(name: str) -> None:
 def test_the_runbook_has_no_section_too_many() -> None:
     sections = re.findall(r"^## (\w+)$", (FOLDER / "RUNBOOK.md").read_text(), re.MULTILINE)
     assert sections == list(ALERTS)
+
+
+def test_panels_that_the_runbook_names_are_there() -> None:
+    """By their whole titles: those of Grafana's search."""
+    page = (FOLDER / "RUNBOOK.md").read_text()
+    named = {" ".join(n.split()) for n in re.findall(r"(?<![*\w])\*([^*]+)\*(?!\*)", page)}
+    titles = {panel["title"] for dashboard in dashboards().values() for panel in panels(dashboard)}
+    assert len(named) > 10
+    assert named - titles == {"Service", "Labeling"}
 
 
 def test_the_objective_is_one() -> None:

@@ -110,6 +110,8 @@ def test_ports_are_this_machines_own(services: dict[str, Service]) -> None:
     ports = [port for service in services.values() for port in service.get("ports", ())]
     assert all(port.startswith("127.0.0.1:") for port in ports)
     assert len({port.split(":")[1] for port in ports}) == len(ports)
+    # On a host 50052 is the port of health, as in the image and in Kubernetes.
+    assert "50052" not in {port.split(":")[1] for port in ports}
     assert "ports" not in services["redis"]
 
 

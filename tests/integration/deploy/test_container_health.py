@@ -42,9 +42,14 @@ def test_an_unknown_name_is_not_found(service: ServerProcess) -> None:
 
 
 def test_nobody_there_is_a_code_of_its_own() -> None:
-    code, said = ask("--server", "127.0.0.1:1", "--timeout", "5")
+    code, said = ask("--server", "127.0.0.1:1", "--timeout-s", "5")
     assert code == 4
     assert "127.0.0.1:1 does not answer" in said
+
+
+def test_a_name_that_is_too_long_is_wrong() -> None:
+    code, said = ask("x" * 128, "--server", "127.0.0.1:1")
+    assert (code, "so long a name" in said) == (2, True)
 
 
 async def test_a_server_that_drains_answers_no() -> None:
@@ -70,5 +75,5 @@ def test_a_server_with_tls_is_asked_over_tls_or_on_its_plain_port(
     with ServerProcess(*options, "--health-listen", "127.0.0.1:0") as server:
         serving = server.wait_for(lambda event: event.get("event") == "serving")
         assert ask("--server", server.listen, "--ca", str(trusted))[0] == 0
-        assert ask("--server", server.listen, "--timeout", "1")[0] == 4
+        assert ask("--server", server.listen, "--timeout-s", "1")[0] == 4
         assert ask("--server", serving["health"]) == (0, "readiness: SERVING\n")

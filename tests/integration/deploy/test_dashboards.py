@@ -125,7 +125,7 @@ def test_a_dashboard_can_be_narrowed(name: str) -> None:
         assert variables[each]["includeAll"]
         assert variables[each]["allValue"] == ".*"
         shown = [t["expr"] for panel in panels(dashboards()[name]) for t in panel["targets"]]
-        assert any(f'{each}=~"${each}"' in expr for expr in shown) or name == "service"
+        assert any(f'{each}=~"${each}"' in expr for expr in shown)
 
 
 def test_what_is_asked_for_is_exported() -> None:

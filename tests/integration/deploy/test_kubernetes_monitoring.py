@@ -32,6 +32,14 @@ def test_the_prometheus_rule_is_made_of_the_plain_files() -> None:
     assert rule["spec"]["groups"] == groups
 
 
+def test_links_of_alerts_lead_where_one_says() -> None:
+    text = resource("https://git.example.com/coresift/deploy/prometheus/")
+    links = re.findall(r"runbook_url: (.*)", text)
+    assert links
+    start = "https://git.example.com/coresift/deploy/prometheus/RUNBOOK.md#"
+    assert all(link.startswith(start) for link in links)
+
+
 def test_each_dashboard_is_a_config_map() -> None:
     found = of_kind(resources("monitoring"), "ConfigMap")
     shown: dict[str, Any] = {}
@@ -58,13 +66,12 @@ def test_each_replica_is_scraped_once(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", SERVING)
-def test_the_alert_of_the_canary_means_its_cron_job(overlay: str) -> None:
+def test_each_cron_job_has_its_alert(overlay: str) -> None:
     text = PLAIN[SOURCES.index("alerts.yaml")].read_text()
     patterns = set(re.findall(r'kube_cronjob_\w+\{cronjob=~"([^"]+)"', text))
     names = [job["metadata"]["name"] for job in of_kind(resources(overlay), "CronJob")]
-    for pattern in patterns:
-        assert [name for name in names if re.fullmatch(pattern, name)] == ["coresift-probe"]
-    assert patterns
+    meant = [name for pattern in patterns for name in names if re.fullmatch(pattern, name)]
+    assert sorted(meant) == sorted(names) == ["coresift-export", "coresift-probe"]
 
 
 @pytest.mark.parametrize("overlay", ["ha", "ha-external"])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 import tomllib
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +21,11 @@ from tests.integration.deploy.manifests import (
     Resource,
     Workload,
     example,
+    kubectl,
     of_kind,
     one,
     resources,
+    selects,
     server,
     settings,
     workloads,
@@ -31,7 +36,7 @@ from coresift.server.rpc.service import SERVICE
 
 VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret", "ephemeral"}
 """Kinds of volumes that the restricted standard allows, and that hold nothing of the node."""
-COMMANDS = {"serve", "probe", "export", "pool", "pull"}
+COMMANDS = {"serve", "probe", "export", "import", "pool", "pull"}
 GIB = {"Gi": 1.0, "Mi": 1 / 1024}
 
 
@@ -172,6 +177,11 @@ def options_of(*words: str) -> dict[str, set[str]]:
     }
 
 
+def env_of(container: Resource) -> dict[str, str]:
+    """Plain values of its environment."""
+    return {e["name"]: e["value"] for e in container.get("env", ()) if "value" in e}
+
+
 def words_of(container: Resource) -> list[str]:
     """The command that a container runs, without options and arguments."""
     return list(takewhile(lambda word: word in COMMANDS, container["args"]))
@@ -193,8 +203,64 @@ def test_commands_and_settings_are_those_of_coresift(overlay: str) -> None:
             assert filled <= given.keys()
             if words == ["pool", "pull"]:
                 continue  # it has the server's settings, and reads but one
-            others = {"EXPORT_OUT", "CORESIFT_POOL_URI"}
+            others = {"EXPORT_OUT", "CORESIFT_POOL_URI", "TMPDIR"}
             assert given.keys() <= known["variables"] | filled | others, work.name
+
+
+def test_examples_run_commands_of_coresift() -> None:
+    for file in EXAMPLES:
+        for work in workloads(example(file)):
+            for container in (c for c in work.containers if "args" in c):
+                known = options_of(*words_of(container))
+                used = {word for word in container["args"] if word.startswith("--")}
+                assert used <= known["options"], (file.name, container["args"])
+
+
+def test_temporary_files_have_a_place() -> None:
+    """The image keeps them in /data; what lacks that volume has them elsewhere."""
+    for where, work in everything():
+        for container in (c for c in work.containers if "coresift" in c["image"]):
+            mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+            if "args" in container and "/data" not in mounts:
+                given = settings(where, container) if where in SERVING else env_of(container)
+                assert given["TMPDIR"] in mounts, (where, container["name"])
+
+
+def test_the_restore_of_the_example_may_call_the_service_and_read_the_exports() -> None:
+    found = resources("cpu")
+    [work] = workloads(example(KUBERNETES / "examples" / "restore.yaml"))
+    policy = one(found, "NetworkPolicy", "client")["spec"]
+    assert selects(policy["podSelector"], work.labels)
+    [volume] = [v for v in work.pod["volumes"] if "persistentVolumeClaim" in v]
+    one(found, "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])
+    [container] = work.containers
+    [mount] = [m for m in container["volumeMounts"] if m["name"] == volume["name"]]
+    assert mount["mountPath"] == container["args"][1]
+    [exporter] = [w for w in workloads(found) if w.name == "CronJob/coresift-export"]
+    given = settings("cpu", exporter.containers[0])
+    assert given["EXPORT_OUT"] == container["args"][1]
+    assert given["CORESIFT_SERVER"] == container["args"][-1]
+
+
+@pytest.mark.parametrize("overlay", ["ha", "ha-external"])
+def test_the_nightly_export_becomes_a_restore(overlay: str, tmp_path: Path) -> None:
+    """By the patch of deploy/README.md, which an overlay without that volume needs."""
+    [patch] = re.findall(r"-p '(\[.*args.*\])'", (ROOT / "deploy" / "README.md").read_text())
+    cron = one(resources(overlay), "CronJob", "coresift-export")
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "restore"}}
+    (tmp_path / "job.json").write_text(
+        json.dumps(job | {"spec": cron["spec"]["jobTemplate"]["spec"]})
+    )
+    command = [kubectl(), "patch", "--local", "-f", tmp_path / "job.json", "-o", "json"]
+    said = subprocess.run(
+        [*command, "--type=json", "-p", patch], capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 0, said.stderr
+    [container] = json.loads(said.stdout)["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == ["import", "$(EXPORT_OUT)"]
+    given = settings(overlay, container)
+    assert "://" in given["EXPORT_OUT"]
+    assert given.keys() <= options_of("import")["variables"] | {"EXPORT_OUT", "TMPDIR"}
 
 
 def test_every_knob_has_its_comment() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
 import pytest
+from redis.exceptions import NoPermissionError, ResponseError
 from tests.fixtures.redis_topologies import until
 from tests.fixtures.servers import Pools, ServerProcess, is_spam
-from tests.integration.deploy.manifests import one, resources, server, settings
+from tests.integration.deploy.manifests import ROOT, one, resources, server, settings
 from tests.integration.deploy.redis_pods import RedisPods, secrets
 
 from coresift.client import Client
@@ -61,6 +63,39 @@ def test_redis_keeps_labels(overlay: str) -> None:
     assert 2 * float(told["maxmemory"].removesuffix("gb")) <= float(limit.removesuffix("Gi"))
 
 
+def operator_may_do_what_the_runbook_says(pods: RedisPods) -> None:
+    """Every command of the page, and none that reads or removes labels."""
+    page = (ROOT / "deploy" / "prometheus" / "RUNBOOK.md").read_text()
+    asked = {" ".join(words.split()) for words in re.findall(r"`redis-cli ([^`(]+)`", page)}
+    assert {"slowlog get", "info memory", "config set maxmemory"} <= asked
+    with pods.as_operator(pods.master()) as redis:
+        for words in sorted(asked):
+            redis.execute_command(*words.split(), *(["1gb"] if words.endswith("maxmemory") else []))
+        assert redis.config_get("maxmemory") == {"maxmemory": str(1 << 30)}
+        for words in (
+            "keys *",
+            "get coresift:x",
+            "flushall",
+            "acl list",
+            "shutdown",
+            "config rewrite",
+        ):
+            with pytest.raises(NoPermissionError):
+                redis.execute_command(*words.split())
+    of_sentinels = re.findall(r"`sentinel-cli (sentinel [^`]+)`", page)
+    assert "sentinel failover coresift" in of_sentinels
+    with pods.as_operator(pods.sentinels[0]) as sentinel:
+        assert sentinel.execute_command("SENTINEL", "MASTERS")
+        for words in of_sentinels:
+            if "failover" not in words:
+                sentinel.execute_command(*words.split())
+        # Of a master that there is not, so that this one stays: it may, and finds none.
+        with pytest.raises(ResponseError, match="No such master"):
+            sentinel.execute_command("SENTINEL", "FAILOVER", "nobody")
+        with pytest.raises(NoPermissionError):
+            sentinel.execute_command("SENTINEL", "REMOVE", "coresift")
+
+
 @pytest.mark.parametrize(
     "falls",
     [
@@ -77,6 +112,7 @@ def test_redis_with_sentinels_as_the_manifests_start_it(
     with RedisPods(tmp_path) as pods:
         first = pods.master()
         assert first is pods.redis[0]
+        operator_may_do_what_the_runbook_says(pods)
         with (
             ServerProcess(*options, "--state", pods.url, "--state-min-replicas", least) as replica,
             Client(replica.listen) as client,

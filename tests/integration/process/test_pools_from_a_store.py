@@ -291,6 +291,71 @@ def test_an_outage_of_the_store_changes_nothing(
             assert sample(server, "failed") >= 1
 
 
+DRAIN_S = 1.0
+STOP_S = DRAIN_S + 3.0
+"""In which a process must end, whatever its object store does."""
+
+
+def seconds_to_end(server: ServerProcess) -> float:
+    began = time.monotonic()
+    server.terminate()
+    server.wait()
+    return time.monotonic() - began
+
+
+@pytest.mark.long
+def test_a_store_that_hangs_does_not_keep_the_server(
+    object_store: ObjectStore, pools: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = uuid.uuid4().hex
+    object_store.upload(pools.growing.directory, f"{folder}/{version_of(pools.growing)}")
+    root = f"s3://{object_store.bucket}/{folder}"
+    with TcpProxy(object_store.address) as proxy:
+        point_at(monkeypatch, proxy.address)
+        with serve(root, tmp_path, *FOLLOW, "--drain-s", str(DRAIN_S)) as server:
+            proxy.stall()
+            proxy.cut()
+            before = proxy.accepted
+            while proxy.accepted == before:  # a look has begun, and hangs
+                assert server.process.poll() is None
+            assert seconds_to_end(server) < STOP_S
+        assert server.process.returncode == 0
+
+
+@pytest.mark.long
+def test_a_download_that_hangs_does_not_keep_the_server(
+    object_store: ObjectStore, pools: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, version = uuid.uuid4().hex, version_of(pools.large)
+    object_store.upload(pools.large.directory, f"{folder}/{version}")
+    with TcpProxy(object_store.address) as proxy:
+        point_at(monkeypatch, proxy.address)
+        proxy.delay(20)
+        server = serve(f"s3://{object_store.bucket}/{folder}", tmp_path).launch()
+        while not list((tmp_path / "cache").glob("large/.*.partial/*.part")):
+            assert server.process.poll() is None
+        proxy.stall()
+        assert seconds_to_end(server) < STOP_S
+        assert server.process.returncode == 1
+        assert server.other_lines == ["coresift serve: told to stop before the pools were loaded"]
+
+
+@pytest.mark.long
+def test_a_cache_that_is_full_leaves_the_new_version_out(
+    s3: ObjectStore, pools: Pools, root: str, tmp_path: Path
+) -> None:
+    files = list(pools.growing.directory.iterdir())
+    pages = sum(-(-file.stat().st_size // 4096) for file in files)
+    bound = ("--pool-cache-bytes", str(4096 * (pages + 4)))
+    with serve(root, tmp_path, *FOLLOW, *bound) as server, Client(server.listen) as client:
+        add_grown(s3, pools, root)
+        event = server.wait_for(lambda event: event.get("event") == "pool version not loaded")
+        assert "--pool-cache-bytes" in event["error"]
+        assert client.create_session("growing").pool_version == version_of(pools.growing)
+        while sample(server, "failed") < 1:
+            assert server.process.poll() is None
+
+
 def said(*options: str | Path) -> str:
     """The last words of a server that must not start."""
     server = ServerProcess(*options).launch()

@@ -212,6 +212,15 @@ def test_a_name_is_called_itself_when_none_of_its_addresses_answers() -> None:
     assert (routes.pick("s"), routes.known) == (first, set(THREE))
 
 
+def test_one_that_is_pinned_keeps_the_channels_of_the_others() -> None:
+    whole = Routes(",".join(THREE))
+    one = whole.pinned(THREE[1])
+    assert {one.pick(key) for key in "abcdef"} == {THREE[1]}
+    assert not one.has_others({THREE[1]})
+    assert one.known == whole.known == set(THREE)
+    assert whole.pinned("10.9.9.9:1").known == {*THREE, "10.9.9.9:1"}
+
+
 def three_replicas(answer: Any) -> Driver:
     clock = Clock()
     routes = Routes(",".join(THREE), clock=clock)

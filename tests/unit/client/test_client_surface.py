@@ -28,7 +28,8 @@ from coresift.client.enums import PREFIXES, Outcome, Task, member, number
 from coresift.client.flow import Rpc
 from coresift.v1 import errors_pb2, selection_pb2
 
-NO_RPCS = {"close", "with_timeout", "import_labels", "move_session", "annotator_agreement"}
+CONNECTION = {"close", "with_timeout", "with_address", "check_health"}
+NO_RPCS = CONNECTION | {"import_labels", "move_session", "annotator_agreement"}
 """Methods that are not one RPC each: of the connection, or made of several calls."""
 
 SERVICE = selection_pb2.DESCRIPTOR.services_by_name["SelectionService"]

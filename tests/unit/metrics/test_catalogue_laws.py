@@ -99,18 +99,6 @@ def test_what_may_be_waited_for_begins_at_zero() -> None:
     assert found['coresift_pool_load_seconds{pool="sea",version="v1"}'] == 0.5
 
 
-def test_a_version_that_is_served_no_longer_has_no_gauges_and_keeps_its_counts() -> None:
-    metrics = Metrics()
-    metrics.serves("sea", "v1", items=3, index_bytes=5, load_s=0.5)
-    metrics.of_pool("sea").answered("selecting")
-    metrics.serves("sea", "v2", items=4, index_bytes=6, load_s=0.5)
-    metrics.no_longer_serves("sea", "v1")
-    found = samples(metrics)
-    assert not [name for name in found if 'version="v1"' in name]
-    assert found['coresift_pool_items{pool="sea",version="v2"}'] == 4
-    assert found['coresift_batches_total{phase="selecting",pool="sea"}'] == 1
-
-
 def test_pools_that_are_not_served_share_one_label() -> None:
     metrics = Metrics()
     metrics.serves("sea", "v1", items=3, index_bytes=5, load_s=0.5)
@@ -155,4 +143,4 @@ def test_units_follow_from_names() -> None:
 
 
 def test_the_page_is_of_this_release() -> None:
-    assert PAGE.read_text() == page(), "python -m tests.fixtures.metrics_page > deploy/METRICS.md"
+    assert PAGE.read_text() == page(), "python -m tests.fixtures.metrics_page"

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tests.fixtures.pool_versions import BLOCK, NAME, Bucket, Versions
 
 from coresift.server.errors import StartError
+from coresift.server.pool import cache as of_cache
 from coresift.server.pool import download, layout
 from coresift.server.pool.cache import Cache
 from coresift.server.pool.directory_lock import DirectoryLock
@@ -344,3 +345,110 @@ def test_no_room_is_said_before_anything_is_read(
     with pytest.raises(StartError, match="bytes more in"):
         hold(cache, version)
     assert not reads
+
+
+def test_no_read_goes_on_after_its_file_is_closed(
+    bucket: Bucket,
+    versions: Versions,
+    cache: Cache,
+    reads: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The number of a closed descriptor may be another file's by then."""
+    version = remote(bucket, versions.directories[0])
+    read, write = Place.read, os.pwrite
+    under_way, may_go_on, failed = Event(), Event(), Event()
+    late: list[int] = []
+
+    def failing(self: Place, name: str, start: int, end: int) -> bytes:
+        if name == layout.stored(0) and start == 0:
+            assert under_way.wait(10)
+            failed.set()
+            raise FileNotFoundError
+        if name == layout.stored(0) and start == BLOCK:
+            under_way.set()
+            assert may_go_on.wait(10)
+        return read(self, name, start, end)
+
+    def writing(file: int, data: bytes, start: int) -> int:
+        try:
+            os.fstat(file)
+        except OSError:
+            late.append(start)
+        return write(file, data, start)
+
+    monkeypatch.setattr(Place, "read", failing)
+    monkeypatch.setattr(os, "pwrite", writing)
+    caught: list[BaseException] = []
+
+    def load() -> None:
+        try:
+            hold(cache, version)
+        except Incomplete as problem:
+            caught.append(problem)
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    assert failed.wait(10)
+    loading.join(0.2)  # long enough for a download that does not wait to close its file
+    may_go_on.set()
+    loading.join()
+    assert len(caught) == 1
+    assert late == []
+
+
+def test_what_never_stays_whole_is_given_up(
+    bucket: Bucket,
+    versions: Versions,
+    cache: Cache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    version = remote(bucket, versions.directories[0])
+    stop, looks = Event(), []
+
+    def never(*_: Any) -> bool:
+        looks.append(1)
+        if len(looks) == 20:
+            stop.set()  # ends what would go on for ever
+        return False
+
+    monkeypatch.setattr(of_cache, "_is_whole", never)
+    with pytest.raises(StartError, match="does not stay as it was downloaded"):
+        cache.hold(version, stop)
+    assert len(looks) == of_cache.ROUNDS
+    assert not list((tmp_path / "cache" / NAME).glob("*.aside-*"))
+    stop.set()
+    with pytest.raises(Cancelled):
+        cache.hold(version, stop)
+
+
+def on_disk(root: Path) -> int:
+    files = {path.stat().st_ino: path for path in root.rglob("*") if path.is_file()}
+    return sum(path.stat().st_blocks * 512 for path in files.values())
+
+
+def test_a_cache_of_a_given_size_keeps_to_it(
+    bucket: Bucket, versions: Versions, tmp_path: Path, reads: Counter[str]
+) -> None:
+    """What is held stays, and what would not fit beside it is refused; what is unused goes."""
+    root = tmp_path / "cache"
+    one, two, three = (remote(bucket, directory) for directory in versions.directories)
+    held = Cache(root).hold(one, Event())
+    alone = on_disk(root)
+    bounded = Cache(root, alone + 4_096)
+    reads.clear()
+    with pytest.raises(StartError, match=r"do not fit into .*--pool-cache-bytes"):
+        hold(bounded, two)
+    assert not reads
+    assert hold(bounded, one) == held.directory
+    held.release()
+    roomy = Cache(root, 2 * alone)
+    kept = roomy.hold(three, Event())
+    assert not held.directory.exists() or on_disk(root) <= 2 * alone
+    assert same(kept.directory, versions.directories[2])
+    kept.release()
+    tight = Cache(root, int(1.3 * alone))
+    assert same(hold(tight, two), versions.directories[1])
+    assert not kept.directory.exists()  # nobody used it
+    assert on_disk(root) <= int(1.3 * alone)

@@ -20,9 +20,10 @@ from tests.unit.pool.test_pool_cache import flip, with_checksum
 from coresift.server.errors import StartError
 from coresift.server.pool import download, layout, places, watching
 from coresift.server.pool.cache import Cache
+from coresift.server.pool.download import RemoteVersion
 from coresift.server.pool.failures import Cancelled
 from coresift.server.pool.places import Place, Unreachable
-from coresift.server.pool.sources import PoolSource
+from coresift.server.pool.sources import Found, PoolSource
 from coresift.server.pool.watching import Look, WatchedSource
 from coresift.server.session.pools import Pools
 
@@ -179,6 +180,78 @@ def test_a_folder_whose_version_is_replaced(
     watch.watched.close()
 
 
+def test_two_folders_with_the_same_version(
+    bucket: Bucket, versions: Versions, watch: Watch, tmp_path: Path
+) -> None:
+    bucket.put(versions.directories[0])
+    watch.first()
+    for n in (1, 2):
+        copied(bucket, versions, n)
+        bucket.put(versions.directories[n])
+    look = watch.look()
+    assert {each.pool.manifest.version for each in look.loaded} == set(versions.names[1:])
+    assert watch.served == set(versions.names)
+    again = Watch(bucket.uri, tmp_path / "again")
+    assert len(again.first().loaded) == 3
+    again.watched.close()
+
+
+def test_what_one_folder_raises_costs_the_others_nothing(
+    bucket: Bucket, versions: Versions, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is: torch and the drivers have exceptions of their own."""
+    bucket.put(versions.directories[0])
+    watch.first()
+    for n in (1, 2):
+        bucket.put(versions.directories[n])
+    broken = min(versions.names[1:])
+    [well] = set(versions.names[1:]) - {broken}
+    failing = raising_at(monkeypatch, {broken})
+    look = watch.look()
+    assert [each.pool.manifest.version for each in look.loaded] == [well]
+    assert [(found.place.name, str(problem)) for found, problem in look.failed] == [
+        (broken, "CUDA error")
+    ]
+    watch.look()
+    assert not watch.look(1.0).failed  # postponed, like every failure
+    failing.clear()
+    watch.look(600)
+    assert watch.served == set(versions.names)
+
+
+def test_what_was_opened_and_not_published_comes_again(
+    bucket: Bucket, versions: Versions, watch: Watch
+) -> None:
+    bucket.put(versions.directories[0])
+    watch.first()
+    bucket.put(versions.directories[1])
+    assert watch.watched.look().loaded  # and whoever looked was interrupted
+    assert [each.pool.manifest.version for each in watch.look().loaded] == [versions.names[1]]
+    assert not watch.look().loaded
+
+
+def copied(bucket: Bucket, versions: Versions, n: int) -> str:
+    """Put a version into a folder of another name; returns its path."""
+    folder = f"{bucket.path}/copy-{n}"
+    files = versions.directories[n].iterdir()
+    for file in sorted(files, key=lambda file: file.name == layout.MANIFEST):
+        bucket.write(f"{folder}/{file.name}", file.read_bytes())
+    return folder
+
+
+def raising_at(patch: pytest.MonkeyPatch, names: set[str]) -> set[str]:
+    """Have the folders of these names raise what nobody foresaw; returns ``names``, to change."""
+    read = PoolSource.read
+
+    def failing(self: PoolSource, found: Found) -> RemoteVersion:
+        if found.place.name in names:
+            raise RuntimeError("CUDA error")
+        return read(self, found)
+
+    patch.setattr(PoolSource, "read", failing)
+    return names
+
+
 def test_a_root_has_one_pool(
     bucket: Bucket, versions: Versions, watch: Watch, tmp_path: Path
 ) -> None:
@@ -307,7 +380,9 @@ def test_a_scheme_that_nothing_speaks() -> None:
 
 
 Step = st.tuples(
-    st.sampled_from(["whole", "half", "damaged", "no manifest", "gone", "look"]),
+    st.sampled_from(
+        ["whole", "twice", "raising", "half", "damaged", "no manifest", "gone", "look"]
+    ),
     st.integers(0, 2),
 )
 """What becomes of a version."""
@@ -322,8 +397,15 @@ Step = st.tuples(
 def test_whatever_arrives_in_whatever_order(
     versions: Versions, tmp_path: Path, steps: list[tuple[str, int]]
 ) -> None:
-    """Served are the versions that were whole at a look, and never fewer than before; new
-    sessions take the longest lineage of those that are there, or of all."""
+    """Served are the versions that were whole at a look, once or twice, and never fewer than
+    before; new sessions take the longest lineage of those that are there, or of all."""
+    with pytest.MonkeyPatch.context() as patch:
+        follow(versions, tmp_path, steps, raising_at(patch, set()))
+
+
+def follow(
+    versions: Versions, tmp_path: Path, steps: list[tuple[str, int]], raising: set[str]
+) -> None:
     bucket = Bucket()
     bucket.write(f"{bucket.path}/readme", b"")  # without any file there is no folder
     watch = Watch(bucket.uri, tmp_path / os.urandom(8).hex())
@@ -332,15 +414,19 @@ def test_whatever_arrives_in_whatever_order(
     for step, n in [("whole", 0), ("look", 0), *steps, ("look", 0)]:
         if step == "look":
             look = watch.look(601) if served else watch.first()
-            served |= {n for n in range(3) if state[n] == "whole"}
-            present = {n for n in served if state[n] not in ("gone", "no manifest")}
+            served |= {n for n in range(3) if state[n] in ("whole", "twice")}
+            present = {n for n in served if state[n] not in ("gone", "no manifest", "raising")}
             assert watch.served == {versions.names[n] for n in served}
             assert watch.newest == versions.names[max(present or served)]
             assert {v for _, v in look.present} == {versions.names[n] for n in present}
             continue
         folder, directory = f"{bucket.path}/{versions.names[n]}", versions.directories[n]
-        if bucket.files.exists(folder):
-            bucket.files.rm(folder, recursive=True)
+        for old in (folder, f"{bucket.path}/copy-{n}"):
+            if bucket.files.exists(old):
+                bucket.files.rm(old, recursive=True)
+        (raising.add if step == "raising" else raising.discard)(versions.names[n])
+        if step == "twice":
+            copied(bucket, versions, n)
         if step != "gone":
             without = {"half": (layout.CLUSTERS,), "no manifest": (layout.MANIFEST,)}.get(step, ())
             bucket.put(directory, without=without)

@@ -9,6 +9,7 @@ import typer
 
 from coresift.client.commands.facts import session_facts
 from coresift.client.commands.session_files import export_sessions, folder_at
+from coresift.client.commands.session_restore import import_sessions
 from coresift.client.commands.shared import (
     DEFAULT_SERVER,
     Failure,
@@ -99,19 +100,52 @@ def _export_all(out: str, again: bool, keep: int | None, server: str, as_json: b
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="What `coresift export` wrote.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="What `coresift export` wrote: a file; of --all the folder or an fsspec URI."
+        ),
+    ],
     session_id: Annotated[
         str, typer.Option("--session-id", help="Another id than that in the file.")
     ] = "",
     server: ServerOption = DEFAULT_SERVER,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a session of an exported file."""
-    if not file.is_file():
+    """Make a session of an exported file, or sessions of a folder of them.
+
+    Of a folder it takes the newest file of each session. Sessions that are there already stay as
+    they are; after a failure it goes on with the others, and then ends with 1.
+    """
+    if "://" in file or Path(file).is_dir():
+        if session_id:
+            raise wrong("--session-id is for one file")
+        _import_all(file, server, as_json)
+        return
+    if not Path(file).is_file():
         raise wrong(f"there is no file {file}")
     with connected(server) as client:
         session = client.import_session(file, session_id=session_id)
     print_json(session) if as_json else print_facts(session_facts(session))
+
+
+def _import_all(source: str, server: str, as_json: bool) -> None:
+    try:
+        folder = folder_at(source)
+        with connected(server) as client:
+            done = import_sessions(client, folder)
+    except OSError as error:
+        raise Failure(f"cannot read {source}: {error}") from error
+    if as_json:
+        print_json(done)
+    else:
+        typer.echo(f"{len(done.imported)} sessions imported from {source}")
+        typer.echo(f"{len(done.there)} were there already and stay as they are")
+    if done.failed:
+        lines = [f"{session_id}: {why}" for session_id, why in done.failed.items()]
+        raise Failure("\n  ".join([f"{len(lines)} sessions are not imported:", *lines]))
+    if not done.imported and not done.there:
+        raise Failure(f"{source} has no file that `coresift export --all` wrote")
 
 
 def undelete(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import secrets
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from coresift.client.calls.health import check_ready
 from coresift.client.client import Client
 from coresift.client.commands.connection import client_of
 from coresift.client.commands.shared import (
@@ -136,7 +134,7 @@ def _probed(client: Client, server: str, address: str, pool: str, timeout_s: flo
     """Probe the service, or the replica at an address."""
     result = Probed(address or server, f"canary-{secrets.token_hex(8)}")
     if address:
-        client = _to(client, address)
+        client = client.with_address(address)
     ends = time.monotonic() + timeout_s
 
     def left_s() -> float:
@@ -150,7 +148,7 @@ def _probed(client: Client, server: str, address: str, pool: str, timeout_s: flo
 
     try:
         with result.step("ready"):
-            client._run(check_ready(left_s()))
+            _check(timed().check_health(), "no replica is ready: it starts or drains")
         with result.step("pool"):
             chosen = pool or _first_pool(timed())
             timed().get_pool(chosen)
@@ -227,14 +225,6 @@ def _addresses(server: str) -> list[str]:
     """Each replica that a target lists, or that its name stands for. Raises OSError."""
     target = parse(server)
     return list(look_up(target.name) if target.name else target.addresses)
-
-
-def _to(client: Client, address: str) -> Client:
-    """The same connection to one replica alone."""
-    other = copy.copy(client)
-    routes = client._settings.routes.pinned(address)
-    other._settings = replace(client._settings, routes=routes)
-    return other
 
 
 def _plain(result: Probed) -> dict[str, Any]:

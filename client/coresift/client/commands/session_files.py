@@ -6,7 +6,8 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +34,9 @@ class Folder(Protocol):
 
     def write(self, name: str, export: Callable[[Path], int]) -> int:
         """Have ``export`` write a file, which gets its name once it is whole; its size."""
+
+    def file(self, name: str) -> AbstractContextManager[Path]:
+        """A file of this machine with what is there under the name, as long as it is open."""
 
     def remove(self, name: str) -> None:
         """Remove a file."""
@@ -129,6 +133,14 @@ def older_files(session_id: str, names: Iterable[str]) -> list[str]:
     return [name for *_, name in sorted(own, reverse=True)]
 
 
+def newest_files(names: Iterable[str]) -> dict[str, str]:
+    """The newest file of each session, by the session's id."""
+    there = list(names)
+    matches = (_FILE.fullmatch(name) for name in there)
+    sessions = sorted({unquote(match[1]) for match in matches if match})
+    return {session_id: older_files(session_id, there)[0] for session_id in sessions}
+
+
 class LocalFolder:
     """A directory of this machine."""
 
@@ -144,13 +156,31 @@ class LocalFolder:
         """Let it write here: it renames the file itself once it is whole."""
         return export(self._path / name)
 
+    def file(self, name: str) -> AbstractContextManager[Path]:
+        """Where it is."""
+        return nullcontext(self._path / name)
+
     def remove(self, name: str) -> None:
         """Remove a file."""
         (self._path / name).unlink()
 
 
+@contextmanager
+def _driven() -> Iterator[None]:
+    """Turn what a place's driver raises into OSError: botocore's errors, for one, are none."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
 class RemoteFolder:
-    """A place that fsspec reaches. Raises Failure: fsspec, or what it needs there, is missing."""
+    """A place that fsspec reaches. Its methods raise OSError, whatever its driver raises.
+
+    Raises Failure: fsspec, or what it needs there, is missing. OSError: it cannot be reached.
+    """
 
     def __init__(self, uri: str) -> None:
         try:
@@ -162,13 +192,15 @@ class RemoteFolder:
             raise wrong(f"{uri} needs more: pip install 'coresift[remote]' ({error})") from error
         except ValueError as error:
             raise wrong(f"{uri}: {error}") from error
-        self._files.makedirs(self._root, exist_ok=True)
+        with _driven():
+            self._files.makedirs(self._root, exist_ok=True)
         self._is_object_store = uri.partition("://")[0] in OBJECT_STORES
 
     def names(self) -> list[str]:
         """Of the files that are there, asked anew."""
-        self._files.invalidate_cache()
-        paths = self._files.ls(self._root, detail=False)
+        with _driven():
+            self._files.invalidate_cache()
+            paths = self._files.ls(self._root, detail=False)
         return [str(path).rpartition("/")[2] for path in paths]
 
     def write(self, name: str, export: Callable[[Path], int]) -> int:
@@ -177,22 +209,33 @@ class RemoteFolder:
         with tempfile.TemporaryDirectory(prefix="coresift-") as own:
             path = Path(own) / "session"
             size = export(path)
-            if self._is_object_store:
-                self._files.put_file(str(path), target)
-            else:
-                self._put_and_rename(path, target)
+            with _driven():
+                self._put(path, target)
         return size
 
-    def _put_and_rename(self, path: Path, target: str) -> None:
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """A copy, which is gone afterwards."""
+        with tempfile.TemporaryDirectory(prefix="coresift-") as own:
+            path = Path(own) / "session"
+            with _driven():
+                self._files.get_file(f"{self._root}/{name}", str(path))
+            yield path
+
+    def _put(self, path: Path, target: str) -> None:
+        if self._is_object_store:
+            self._files.put_file(str(path), target)
+            return
         partial = f"{target}.{secrets.token_hex(4)}.partial"
         try:
             self._files.put_file(str(path), partial)
             self._files.mv(partial, target)
         except BaseException:
-            if self._files.exists(partial):
+            with suppress(Exception):  # what failed first is what matters
                 self._files.rm_file(partial)
             raise
 
     def remove(self, name: str) -> None:
         """Remove a file."""
-        self._files.rm_file(f"{self._root}/{name}")
+        with _driven():
+            self._files.rm_file(f"{self._root}/{name}")

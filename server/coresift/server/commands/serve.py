@@ -158,6 +158,15 @@ def serve(
             envvar="CORESIFT_POOL_CACHE",
         ),
     ] = None,
+    pool_cache_bytes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Bytes that --pool-cache may hold; a new version that does not fit is not "
+            "loaded. Default: what the disk has.",
+            envvar="CORESIFT_POOL_CACHE_BYTES",
+        ),
+    ] = None,
     pool_refresh_s: Annotated[
         float,
         typer.Option(
@@ -196,6 +205,7 @@ def serve(
         default_deadline_s=default_deadline_s,
         max_connection_age_s=max_connection_age_s,
         pool_cache=pool_cache,
+        pool_cache_bytes=pool_cache_bytes,
         pool_refresh_s=pool_refresh_s,
         ready_file=ready_file,
     )

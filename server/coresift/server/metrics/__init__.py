@@ -13,7 +13,8 @@ from prometheus_client import (
 from coresift.server.metrics.calls import CallMetrics
 from coresift.server.metrics.catalogue import Catalogue
 from coresift.server.metrics.labeling import LabelingMetrics, PoolMetrics
-from coresift.server.metrics.serving import ServingMetrics, StateReading
+from coresift.server.metrics.serving import ServingMetrics
+from coresift.server.metrics.state import StateReading
 
 __all__ = ["Metrics", "PoolMetrics", "StateReading"]
 
@@ -45,7 +46,3 @@ class Metrics(CallMetrics, LabelingMetrics, ServingMetrics):
         self.pool_items.labels(pool, version).set(items)
         self.pool_index_bytes.labels(pool, version).set(index_bytes)
         self.pool_load_seconds.labels(pool, version).set(load_s)
-
-    def no_longer_serves(self, pool: str, version: str) -> None:
-        """A pool version is not served any more; what was counted for its pool stays."""
-        self._drop_version(pool, version)

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +19,18 @@ from urllib.parse import quote
 
 from coresift.server.errors import StartError
 from coresift.server.pool import layout
+from coresift.server.pool.cache_space import CacheSpace, last_used, remove
 from coresift.server.pool.checksums import check_sample, read_checksums
 from coresift.server.pool.directory import sync_files
 from coresift.server.pool.directory_lock import LOCK, DirectoryLock
 from coresift.server.pool.download import Download, RemoteVersion
+from coresift.server.pool.failures import Cancelled
 from coresift.server.pool.manifest import Manifest, parse_manifest, read_manifest
 
 SPARES = 1
 """Versions of a pool that nobody uses and that are kept all the same: the way back is short."""
+ROUNDS = 3
+"""Downloads of a version after which it must be whole."""
 _LONGEST_NAME = 200
 
 
@@ -47,8 +49,9 @@ class Held:
 class Cache:
     """A folder of downloaded pool versions. Every call blocks."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, most_bytes: int | None = None) -> None:
+        """``most_bytes`` of all that lies in it; None: only the disk bounds it."""
+        self._root, self._space = root, CacheSpace(root, most_bytes)
 
     def hold(
         self, version: RemoteVersion, stop: Event, read: Callable[[int], None] = lambda _: None
@@ -60,12 +63,20 @@ class Cache:
         """
         folder = self._folder(version.manifest.name)
         directory = folder / version.manifest.version
-        while True:
+        for _ in range(ROUNDS):
+            if stop.is_set():
+                raise Cancelled
+            if not directory.exists():
+                self._bring(folder, directory, version, stop, read)
             held = self._share(directory, version, stop)
             if held is not None:
                 return held
-            if not directory.exists():
-                self._bring(folder, directory, version, stop, read)
+        for aside in folder.glob(f"{directory.name}.aside-*"):
+            remove(aside)
+        raise StartError(
+            f"{directory} does not stay as it was downloaded: something writes to it, or the disk "
+            "is at fault"
+        )
 
     def _share(self, directory: Path, version: RemoteVersion, stop: Event) -> Held | None:
         """The version as it lies there, or None after it was put aside or went away."""
@@ -105,7 +116,8 @@ class Cache:
         try:
             if not lock.acquire(alone=True, stop=stop) or directory.exists():
                 return
-            Download(version, partial, list(_versions(folder)), stop, read).run()
+            donors = list(_versions(folder))
+            Download(version, partial, donors, self._space, stop, read).run()
             sync_files(partial)
             with contextlib.suppress(FileNotFoundError):
                 partial.rename(directory)
@@ -120,9 +132,9 @@ class Cache:
             return []
         keep = keep | {f".{version}.partial" for version in keep}
         free = [path for path in folder.iterdir() if path.is_dir() and path.name not in keep]
-        free.sort(key=_last_used, reverse=True)
+        free.sort(key=last_used, reverse=True)
         spares = [path for path in free if "." not in path.name][:SPARES]
-        return [path.name for path in free if path not in spares and _remove(path)]
+        return [path.name for path in free if path not in spares and remove(path)]
 
     def _folder(self, pool: str) -> Path:
         name = quote(pool, safe="")
@@ -166,29 +178,3 @@ def _versions(folder: Path) -> Iterator[tuple[Path, Manifest]]:
             with contextlib.suppress(StartError, OSError):
                 document = (path / layout.MANIFEST).read_bytes()
                 yield path, parse_manifest(document, str(path))
-
-
-def _last_used(directory: Path) -> float:
-    try:
-        return (directory / LOCK).stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _remove(directory: Path) -> bool:
-    """Remove a directory that nobody holds; what is left of it by a crash goes the next time."""
-    try:
-        lock = DirectoryLock(directory)
-    except OSError:
-        return False
-    try:
-        if not lock.try_alone() or not lock.is_of(directory):
-            return False
-        gone = directory.with_name(f".gone-{secrets.token_hex(8)}")
-        os.rename(directory, gone)
-        shutil.rmtree(gone, ignore_errors=True)
-    except OSError:
-        return False
-    finally:
-        lock.release()
-    return True

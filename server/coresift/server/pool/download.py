@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,9 @@ from threading import Event
 
 from coresift.server.errors import StartError
 from coresift.server.pool import checksums, layout
+from coresift.server.pool.cache_space import CacheSpace
 from coresift.server.pool.checksums import FileChecksum, parse_checksums, sha256
+from coresift.server.pool.daemon_threads import DaemonThreads
 from coresift.server.pool.directory import link_or_copy
 from coresift.server.pool.failures import Cancelled
 from coresift.server.pool.manifest import Manifest, parse_manifest
@@ -30,6 +32,8 @@ ATTEMPTS = 4
 FIRST_PAUSE_S = 0.5
 """Before a block is asked for again; doubled each time."""
 UNDER_WAY = ".part"
+PAGE_BYTES = 4096
+"""What a file takes of the disk is a multiple of it, on most file systems."""
 SPARE_BYTES = 64 * 2**20
 """Of the disk that a download leaves free."""
 
@@ -79,6 +83,7 @@ class Download:
 
     Attributes:
         donors: directories of other versions on this machine that may have files in common.
+        space: of the cache that the directory lies in.
         stop: set when nobody wants it any more.
         read: told of bytes that are done.
     """
@@ -86,6 +91,7 @@ class Download:
     version: RemoteVersion
     directory: Path
     donors: Sequence[tuple[Path, Manifest]]
+    space: CacheSpace
     stop: Event
     read: Callable[[int], None]
 
@@ -101,7 +107,7 @@ class Download:
         self.version.require_all_files()
         self._require_space()
         entries = self._block_hashes()
-        with ThreadPoolExecutor(AT_ONCE, "download") as threads:
+        with DaemonThreads(AT_ONCE, "download") as threads:
             for name, entry in sorted(entries.items()):
                 if not self._have(name, entry):
                     self._fetch(name, entry, threads)
@@ -109,16 +115,21 @@ class Download:
         (self.directory / layout.MANIFEST).write_bytes(self.version.document)
 
     def _require_space(self) -> None:
-        here = sum(self._bytes_here(name) for name in self.version.manifest.files)
-        needed = sum(size for size, _ in self.version.manifest.files.values()) - here
-        lent = {name: size for name, size, _ in self._offers() if not self._bytes_here(name)}
-        needed -= sum(lent.values())
+        self.space.make_room(self._bytes_needed)
+        needed = self._bytes_needed()
         free = shutil.disk_usage(self.directory).free
         if needed + SPARE_BYTES > free:
             raise StartError(
                 f"{self.version.place} needs {needed} bytes more in {self.directory.parent}, "
                 f"and {free} are free there"
             )
+
+    def _bytes_needed(self) -> int:
+        here = sum(self._bytes_here(name) for name in self.version.manifest.files)
+        offered = {name: size for name, size, _ in self._offers() if not self._bytes_here(name)}
+        lent = sum(map(_on_disk, offered.values()))
+        whole = sum(_on_disk(size) for size, _ in self.version.manifest.files.values())
+        return whole - here - lent
 
     def _bytes_here(self, name: str) -> int:
         for path in (self.directory / name, self.directory / (name + UNDER_WAY)):
@@ -158,7 +169,7 @@ class Download:
                 if manifest.files.get(name) == facts and (directory / name).exists():
                     yield name, facts[0], directory / name
 
-    def _fetch(self, name: str, entry: FileChecksum, threads: ThreadPoolExecutor) -> None:
+    def _fetch(self, name: str, entry: FileChecksum, threads: Executor) -> None:
         path = self.directory / (name + UNDER_WAY)
         path.touch()
         os.truncate(path, entry.size)
@@ -172,6 +183,7 @@ class Download:
             finally:
                 for read in reads:
                     read.cancel()
+                wait(reads)  # what runs still writes to the descriptor
         path.rename(self.directory / name)
 
     def _fetch_block(self, name: str, entry: FileChecksum, target: int, number: int) -> None:
@@ -205,6 +217,10 @@ class Download:
             f"{place}/{name} is not what its manifest says (checksum of the bytes from {start} to "
             f"{end}): push the version again"
         )
+
+
+def _on_disk(size: int) -> int:
+    return -(-size // PAGE_BYTES) * PAGE_BYTES
 
 
 def _bad_blocks(

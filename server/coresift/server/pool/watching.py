@@ -31,7 +31,7 @@ class Look:
     """What one look at a source brought.
 
     Attributes:
-        loaded: new versions, open.
+        loaded: versions that are open and not yet served.
         failed: places that hold no pool version that can be loaded, and why.
         awaited: places whose files are not all there yet.
         present: the loaded versions that the source still has.
@@ -115,7 +115,7 @@ class WatchedSource:
             raise self._nothing(into) from None
         except Unreachable as problem:
             return problem
-        into.loaded.extend(look.loaded)
+        into.loaded[:] = look.loaded
         into.present.update(look.present)
         into.failed[:], into.awaited[:] = look.failed, look.awaited
         passing = None
@@ -128,7 +128,7 @@ class WatchedSource:
 
     def _nothing(self, found: Look) -> StartError:
         for _, problem in [*found.failed, *found.awaited]:
-            return StartError(str(problem))
+            return StartError(str(problem) or repr(problem))
         return StartError(
             f"{self.source.place} does not exist or is no pool: neither a manifest.json nor "
             "folders with one are there; `coresift pool build` makes one, `coresift pool push` "
@@ -136,7 +136,10 @@ class WatchedSource:
         )
 
     def look(self) -> Look:
-        """Load what is new. Unreachable, or FileNotFoundError where the folder itself is gone."""
+        """Load what is new. Unreachable, or FileNotFoundError where the folder itself is gone.
+
+        What an earlier look opened, and was not served since, comes again.
+        """
         look = Look()
         there = self.source.look()
         paths = {found.place.path for found in there}
@@ -147,6 +150,7 @@ class WatchedSource:
                 self._try(found, folder, look)
             if folder.version is not None:
                 look.present.add(folder.version)
+        look.loaded.extend(each for each in self._open if not self._is_served(*_key(each)))
         return look
 
     def _folder(self, found: Found) -> _Folder:
@@ -159,8 +163,8 @@ class WatchedSource:
         try:
             version = self.source.read(found)
             key = version.manifest.name, version.manifest.version
-            if not self._is_served(*key):
-                look.loaded.append(self._kept(self.source.open(version)))
+            if not self._is_served(*key) and key not in map(_key, self._open):
+                self._kept(self.source.open(version))
             folder.version = key
         except FileNotFoundError:  # it has just been removed
             return
@@ -169,7 +173,9 @@ class WatchedSource:
             (look.failed if late else look.awaited).append((found, problem))
             if late:
                 self._postpone(folder)
-        except (StartError, Unreachable, OSError, MemoryError) as problem:
+        except Cancelled:
+            raise
+        except Exception as problem:  # also what torch or a driver makes of it
             look.failed.append((found, problem))
             self._postpone(folder)
 

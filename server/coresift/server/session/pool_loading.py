@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import Event
 from typing import TypeVar
@@ -18,6 +17,7 @@ import structlog
 from coresift.server.errors import StartError
 from coresift.server.metrics import Metrics
 from coresift.server.pool.cache import Cache
+from coresift.server.pool.daemon_threads import DaemonThreads
 from coresift.server.pool.parallel import stay_behind
 from coresift.server.pool.sources import PoolSource
 from coresift.server.pool.watching import Look, VersionKey, WatchedSource
@@ -30,6 +30,8 @@ EARLY_S = 1.0
 """Between two looks when calls ask for a version that is not here."""
 LEAST_PAUSE_S = 5.0
 """Between two attempts to load a version that failed."""
+CLOSE_S = 1.0
+"""At the end, for what is under way; a driver that does not answer is not waited for."""
 
 
 class PoolLoading:
@@ -50,7 +52,7 @@ class PoolLoading:
         pause_s = max(refresh_s, LEAST_PAUSE_S)
         self._watched = [WatchedSource(s, pools.holds, stop, pause_s) for s in sources]
         self._present: dict[WatchedSource, set[VersionKey]] = {}
-        self._threads = ThreadPoolExecutor(1, "pools", stay_behind)
+        self._threads = DaemonThreads(1, "pools", stay_behind)
         self._asked = asyncio.Event()
 
     async def start(self, leave: asyncio.Event) -> None:
@@ -62,8 +64,7 @@ class PoolLoading:
                 await asyncio.wait({loading, leaving}, return_when=asyncio.FIRST_COMPLETED)
                 if not loading.done():
                     self._stop.set()
-                    with suppress(Exception):
-                        await loading
+                    loading.cancel()
                     raise StartError("told to stop before the pools were loaded")
                 self._take(watched, await loading)
         finally:
@@ -122,7 +123,8 @@ class PoolLoading:
                 place=str(watched.source.place),
             )
         for found, problem in look.failed:
-            log.warning("pool version not loaded", place=str(found.place), error=str(problem))
+            said = str(problem) or repr(problem)
+            log.warning("pool version not loaded", place=str(found.place), error=said)
         self._present[watched] = look.present
         self._pools.offer_only(set().union(*self._present.values()))
 
@@ -144,6 +146,7 @@ class PoolLoading:
     async def close(self) -> None:
         """Stop what is under way, then close every pool: nobody may use them any more."""
         self._stop.set()
-        await asyncio.to_thread(self._threads.shutdown)
+        if not await asyncio.to_thread(self._threads.leave, CLOSE_S):
+            log.warning("pools are still being looked at", waited_s=CLOSE_S)
         for watched in self._watched:
             watched.close()
