@@ -18,10 +18,12 @@ WORK_S, BRIEF_S = 0.4, 0.02
 class Bench:
     """A gate with a clock that stands still unless it is set."""
 
-    def __init__(self, places: int, queue: int, *, adapts: bool = False) -> None:
+    def __init__(
+        self, places: int, queue: int, *, adapts: bool = False, rests: bool = False
+    ) -> None:
         self.now = 100.0
         self.causes: list[str] = []
-        limits = GateLimits(places, queue, adapts)
+        limits = GateLimits(places, queue, adapts, rests)
         self.gate = Gate("calls", limits, self.causes.append, clock=lambda: self.now)
 
     async def filled(self, *calls: Call) -> list[Turn]:
@@ -290,7 +292,7 @@ async def test_under_pressure_more_places_are_tried_rarely() -> None:
 
 
 async def test_where_even_one_place_keeps_the_machine_busy_it_rests() -> None:
-    bench, alone = Bench(1, 99, adapts=True), REST_S / 2
+    bench, alone = Bench(1, 99, adapts=True, rests=True), REST_S / 2
     await bench.work(Call("a"), alone)
     shares = []
     for _ in range(5_000):  # beside so many refused calls work takes longer, the less it rests

@@ -36,8 +36,8 @@ class ClassLimits:
 
 
 LIMITS = {
-    CallClass.STATE: ClassLimits(GateLimits(64, 256, adapts=True), 512),
-    CallClass.SELECTING: ClassLimits(GateLimits(64, 256, adapts=True), 1024),
+    CallClass.STATE: ClassLimits(GateLimits(64, 256, adapts=True, rests=True), 512),
+    CallClass.SELECTING: ClassLimits(GateLimits(64, 256, adapts=True, rests=True), 1024),
     CallClass.READING: ClassLimits(GateLimits(8, 32), 64),
     CallClass.UPLOADING: ClassLimits(GateLimits(4, 16), 16),
     CallClass.ATTACHED: ClassLimits(GateLimits(64, 64), 256),

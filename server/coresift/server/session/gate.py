@@ -26,7 +26,7 @@ SHORT_WAIT = 0.5
 """Of the usual time of the work: a wait that the caller hardly notices."""
 FAIR_WAIT = 1.2
 """The same for a tenant that has had less than its share."""
-REST_S = 0.01
+REST_S = 0.005
 """At most, of a place after work: where calls take long, refused ones are cheap beside them."""
 LEAST_RETRY_S, MOST_RETRY_S = 0.05, 5.0
 
@@ -42,11 +42,13 @@ class GateLimits:
         places: who work at a time.
         queue: who wait.
         adapts: take fewer places while callers come too fast and the work slows itself down.
+        rests: let the last place rest, too: the work is brief, on a thread that refuses as well.
     """
 
     places: int
     queue: int
     adapts: bool = False
+    rests: bool = False
 
     @property
     def session_places(self) -> int:
@@ -117,7 +119,7 @@ class Gate:
         self._by_session: Counter[str] = Counter()
         self._times: defaultdict[str, Times] = defaultdict(Times)
         self._shares, self._pressure = Shares(), Pressure()
-        self._places = Places(limits.places)
+        self._places = Places(limits.places, limits.rests)
         self.rests_until = 0.0
         self._alarm: asyncio.TimerHandle | None = None
 

@@ -14,8 +14,8 @@ ADJUST_S, ADJUST_TIMES = 0.05, 2
 """Between two changes of the places; and as multiple of the work's usual time."""
 HOLD_S = 10.0
 """After there were too many places until one more is tried: it makes all late until it is gone."""
-MORE_REST, LESS_REST, MOST_REST = 0.25, 0.1, 1.0
-"""Steps, and the bound: half of the time is left for work."""
+MORE_REST, LESS_REST, MOST_REST = 0.25, 0.1, 1.5
+"""Steps, and the bound: two fifths of the time are left for work."""
 
 
 class Pressure:
@@ -48,9 +48,10 @@ class Places:
             where even one place keeps the machine so busy that calls wait before they come here.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, rests: bool) -> None:
+        """``rests``: the last one may."""
         self.now, self.rest = most, 0.0
-        self._most = most
+        self._most, self._rests = most, rests
         self._adjusted_at, self._crowded_at = 0.0, -HOLD_S
 
     def adjust(self, times: Times, calm: bool, now: float) -> None:
@@ -72,7 +73,7 @@ class Places:
         if self.now > 1:
             share = max(0.5, min(0.75, times.alone / times.usual))
             self.now = max(1, int(share * self.now))
-        elif times.alone:
+        elif self._rests and times.alone:
             self.rest = min(MOST_REST, self.rest + MORE_REST)
 
     def _take_more(self, is_due: bool) -> None:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from coresift.server.state.replies import new_nonce
 
-KEPT = 10_000
+KEPT = 4_000
 EXPIRY = b"x"
 """What the scripts add to a nonce for the expiry before the entry itself."""
 
