@@ -33,7 +33,7 @@ check: $(INSTALLED) ## Lint, types, layers, API
 	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against released.binpb
 
 test: $(INSTALLED) ## Every test but the long ones and the attacks
-	$(BIN)/pytest -n 2 --dist loadfile -m "not long and not fault and not container"
+	$(BIN)/pytest -n 2 --dist loadfile $(TEST_ARGS) -m "not long and not fault and not container"
 
 test-long: $(INSTALLED) ## The tests that take minutes
 	$(BIN)/pytest -m "long and not fault"

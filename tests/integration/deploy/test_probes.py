@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -13,6 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.fixtures.access import TokensFile
 from tests.fixtures.certificates import Certificates
+from tests.fixtures.private_redis import private_redis
 from tests.fixtures.servers import Pools, ServerProcess
 from tests.integration.deploy.manifests import (
     SERVING,
@@ -94,6 +96,13 @@ def run_job(overlay: str, name: str, mounts: Mounts, more: dict[str, str]) -> st
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    """Nobody else's: the export takes every session that there is."""
+    with private_redis(tmp_path / "state") as url:
+        yield url
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,8 @@ def test_a_client_of_two_replicas_notices_nothing(
                 reads = [lambda: client.get_session(session), lambda: client.get_pool("things")]
                 burst = Burst(threads, reads * 2)
                 assert burst.warm.wait(60)
+                while burst.done < 300 and not burst.failures:
+                    pass
                 leaving.terminate()
                 assert leaving.wait() == 0
                 before = burst.done
