@@ -94,9 +94,9 @@ class Load:
             while not self._stop.is_set():
                 try:
                     batch = client.next_batch(self._session, "ann", 2)
-                    client.add_labels(
-                        self._session, {i: is_spam(i) for i in batch.item_ids}, "ann", batch=batch
-                    )
+                    if batch.item_ids:  # a slow machine labels the whole pool meanwhile
+                        labels = {i: is_spam(i) for i in batch.item_ids}
+                        client.add_labels(self._session, labels, "ann", batch=batch)
                     client.get_session(self._session)
                 except Exception as failure:
                     self.failures.append(failure)

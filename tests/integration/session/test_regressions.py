@@ -429,6 +429,13 @@ def test_the_configuration_of_a_newer_release_is_refused(change: dict[str, objec
     assert caught.value.reason is Reason.FORMAT_TOO_NEW
 
 
+@pytest.mark.parametrize("config", [b"", b"config", msgpack.packb([1]), msgpack.packb({}), b"\xc1"])
+def test_what_is_no_configuration_is_refused(config: bytes) -> None:
+    with pytest.raises(CoresiftError) as caught:
+        SessionConfig.from_settings(Settings(1, None, config))
+    assert caught.value.reason is Reason.FORMAT_TOO_NEW
+
+
 async def test_a_purge_goes_on_behind_a_session_of_a_newer_format(store: RedisStore) -> None:
     newer, gone = await a_session(store), await a_session(store)
     client = store._link.client
@@ -488,3 +495,21 @@ async def test_sessions_of_hidden_pools_are_passed_over_in_large_steps(
         seen += [record.session_id for record in page]
         after = bare(seen[-1])
     assert seen == sorted(sessions)
+
+
+async def test_a_session_that_cannot_be_read_hides_no_other(pair: Pair, pool: Pool) -> None:
+    one, _ = pair
+    CALLER.set(Caller("all", f"tenant-{uuid4()}"))
+    sessions = [await one.create(pool) for _ in range(3)]
+    middle = sorted(sessions)[1]
+    request = a_request()
+    record = await one.lifecycle.read(middle)
+    await one.store.configure(record.uid, request, Settings(1, None, b"of the future"), 1)
+    with pytest.raises(CoresiftError) as caught:
+        await one.lifecycle.read(middle)
+    assert caught.value.reason is Reason.FORMAT_TOO_NEW
+    for count in (1, 2, 50):
+        page = await one.lifecycle.page("", count)
+        rest = await one.lifecycle.page(bare(page[-1].session_id), 50)
+        listed = [record.session_id for record in [*page, *rest]]
+        assert listed == sorted(set(sessions) - {middle})

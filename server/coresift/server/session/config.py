@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from typing import Any, TypeVar, get_args
 
 import msgpack
@@ -25,6 +26,8 @@ from coresift.server.state.store import Settings
 T = TypeVar("T")
 
 DEFAULT_LEASE_MS = 15 * 60 * 1000
+KEPT_CONFIGS = 256
+"""Read ones: reading one takes 50 us, and every call of a session needs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +128,24 @@ class SessionConfig:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> SessionConfig:
-        """The inverse of `settings`. FORMAT_TOO_NEW for what only a newer release knows."""
-        packed = msgpack.unpackb(settings.config)
-        if unknown := packed.keys() - set(cls.__slots__):
+        """The inverse of `settings`. FORMAT_TOO_NEW for what this release cannot read."""
+        return _unpacked(settings.config)
+
+
+@lru_cache(KEPT_CONFIGS)
+def _unpacked(config: bytes) -> SessionConfig:
+    try:
+        packed = msgpack.unpackb(config)
+        if unknown := packed.keys() - set(SessionConfig.__slots__):
             raise _too_new(*sorted(unknown))
         if packed.get("prior_head") and not is_content_hash(packed["prior_head"]):
             raise _too_new("prior_head")
-        return cls(
-            **packed
-            | {name: unpack(packed[name]) for name, unpack in _UNPACK.items() if name in packed}
-        )
+        known = {name: unpack(packed[name]) for name, unpack in _UNPACK.items() if name in packed}
+        return SessionConfig(**packed | known)
+    except _UNREADABLE as error:
+        raise CoresiftError(
+            Reason.FORMAT_TOO_NEW, "this release cannot read the configuration of this session"
+        ) from error
 
 
 def _task(number: int) -> Task:
@@ -211,6 +222,14 @@ def _too_new(*what: str) -> CoresiftError:
     )
 
 
+_UNREADABLE = (
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    msgpack.exceptions.UnpackException,
+)
+"""What unpacking something else than a configuration raises."""
 _UNPACK: Mapping[str, Callable[[Any], Any]] = {
     "task": _task,
     "classes": tuple,

@@ -89,7 +89,11 @@ class Lifecycle:
         return record
 
     async def page(self, after: str, count: int) -> list[SessionRecord]:
-        """The caller's sessions by id, after the given one of its own."""
+        """The caller's sessions by id, after the given one of its own.
+
+        Without those of which this release cannot read the configuration: they must not hide the
+        others.
+        """
         caller, found = CALLER.get(), list[SessionRecord]()
         after = caller.kept_as(after)
         least = 0 if caller.pools is None else LEAST_READ
@@ -97,7 +101,11 @@ class Lifecycle:
             wanted = max(count - len(found), least)
             records = await self._store.list_sessions(after, wanted, caller.tenant)
             for record in records:
-                if caller.sees(SessionConfig.from_settings(record.settings).pool):
+                try:
+                    pool = SessionConfig.from_settings(record.settings).pool
+                except CoresiftError:
+                    continue
+                if caller.sees(pool):
                     found.append(record)
             if len(records) < wanted:
                 break

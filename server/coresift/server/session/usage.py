@@ -49,4 +49,8 @@ async def publish_usage(store: Store, metrics: Metrics, tenants: Iterable[str]) 
 
 @lru_cache(4096)
 def _pool_of(settings: Settings) -> str:
-    return SessionConfig.from_settings(settings).pool
+    """Empty for a configuration that only a newer release can read."""
+    try:
+        return SessionConfig.from_settings(settings).pool
+    except CoresiftError:
+        return ""
