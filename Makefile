@@ -1,4 +1,4 @@
-.PHONY: help install tools check test test-long test-fault deploy-test container-test soak demo serve bench compare coresets svp release-api clean
+.PHONY: help install tools check test test-long test-fault deploy-test container-test soak demo serve bench bench-quick compare coresets svp release-api clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -64,6 +64,9 @@ serve: $(INSTALLED) $(POOL) ## Serve the pool of the demo on 127.0.0.1:50051 (PO
 
 bench: $(INSTALLED) ## Measure at 1M x 256: the loop, every strategy, other libraries
 	$(BIN)/python -m tests.benchmarks --out $(OUT)/bench
+
+bench-quick: $(INSTALLED) ## The loop, annotators, sessions, starts at 100k items (three minutes)
+	$(BIN)/python -m tests.benchmarks --quick --out $(OUT)/bench
 
 compare: $(INSTALLED) ## Every strategy on real data: tables and plots (DATA=DIR; an hour)
 	$(BIN)/coresift simulate $(DATA)/clinc150 --methods all --compare --resume --out $(COMPARED)/clinc150

@@ -66,26 +66,16 @@ def measure(server: Server, pool: BenchPool, scenario: Scenario, rounds: int) ->
     batches, labels = [], []
     ready = server.own_bytes()
     with Client(server.listen, timeout_s=600) as client, Peak(server.pid) as peak:
-        session = client.create_session(
-            pool="bench",
-            task="binary" if scenario.classes == 2 else "multiclass",
-            classes=scenario.names,
-            strategy=scenario.strategy,
-            candidates=scenario.candidates,
-            batch=scenario.batch,
-        )
-        client.add_labels(
-            session, _labels(pool, scenario, first_rows(pool, scenario)), annotator="a"
-        )
+        session = label_first(client, pool, scenario)
         began = time.perf_counter()
         batch = client.next_batch(session, "a", size=BATCH)
         first = time.perf_counter() - began
         before = server.metrics()
         for _ in range(rounds):
             server.settle()
-            named = np.array([int(pick.item_id[5:]) for pick in batch.picks])
+            named = np.array([row_of(pick.item_id) for pick in batch.picks])
             began = time.perf_counter()
-            client.add_labels(session, _labels(pool, scenario, named), annotator="a")
+            client.add_labels(session, labels_of(pool, scenario, named), annotator="a")
             labelled = time.perf_counter()
             batch = client.next_batch(session, "a", size=BATCH)
             ended = time.perf_counter()
@@ -122,6 +112,25 @@ def measure_labeling(
     }
 
 
+def label_first(client: Client, pool: BenchPool, scenario: Scenario) -> str:
+    """A session with its first 1,000 labels."""
+    session = client.create_session(
+        pool="bench",
+        task="binary" if scenario.classes == 2 else "multiclass",
+        classes=scenario.names,
+        strategy=scenario.strategy,
+        candidates=scenario.candidates,
+        batch=scenario.batch,
+    )
+    client.add_labels(session, labels_of(pool, scenario, first_rows(pool, scenario)), annotator="a")
+    return session.session_id
+
+
+def row_of(item_id: str) -> int:
+    """The row of an item of a benchmark's pool."""
+    return int(item_id.removeprefix("item-"))
+
+
 def first_rows(pool: BenchPool, scenario: Scenario) -> npt.NDArray[np.int64]:
     """About 1,000 rows: some of each sought class, the rest from the whole pool."""
     generator = np.random.default_rng(1)
@@ -131,7 +140,8 @@ def first_rows(pool: BenchPool, scenario: Scenario) -> npt.NDArray[np.int64]:
     return np.unique(np.concatenate([*found, rest]))
 
 
-def _labels(pool: BenchPool, scenario: Scenario, rows: npt.NDArray[np.int64]) -> dict[str, str]:
+def labels_of(pool: BenchPool, scenario: Scenario, rows: npt.NDArray[np.int64]) -> dict[str, str]:
+    """The labels of rows by item id."""
     return {f"item-{row:08d}": scenario.label(int(pool.clusters[row])) for row in rows.tolist()}
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 import psutil
-from tests.benchmarks.labeling import BATCH, CONCEPT, Scenario, first_rows
+from tests.benchmarks.labeling import BATCH, CONCEPT, Scenario, first_rows, row_of
 from tests.benchmarks.pools import BenchPool
 from tests.benchmarks.process import Server
 
@@ -53,7 +53,7 @@ def measure_metrics(pool: BenchPool, rounds: int) -> dict[str, float]:
         def loop() -> None:
             for _ in range(LOOP_ROUNDS):
                 batch = client.next_batch(session, "a", size=BATCH)
-                _label(client, session, pool, [int(pick.item_id[5:]) for pick in batch.picks])
+                _label(client, session, pool, [row_of(pick.item_id) for pick in batch.picks])
 
         hot()
         loop()

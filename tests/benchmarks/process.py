@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from pathlib import Path
 from types import TracebackType
 from urllib.request import urlopen
 
 import psutil
+import redis
+
+from coresift.server.state.embedded import EmbeddedRedis
 
 SETTLE_S = 120.0
 IDLE_PERCENT = 10.0
+SLOW_US = 500
+"""Shorter commands of Redis are not looked at."""
 
 
 def own_bytes(pid: int) -> int:
@@ -50,6 +57,34 @@ class Peak:
         self._thread.join()
 
 
+class State:
+    """A Redis of its own, as a server without --state starts it."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._embedded = EmbeddedRedis(Path(self._folder.name))
+
+    def __enter__(self) -> State:
+        asyncio.run(self._embedded.start())
+        self.url = self._embedded.url
+        self._client = redis.Redis.from_url(self.url)
+        self._client.config_set("slowlog-log-slower-than", SLOW_US)
+        return self
+
+    def forget_scripts(self) -> None:
+        """Begin anew with `longest_script_s`."""
+        self._client.slowlog_reset()
+
+    def longest_script_s(self) -> float:
+        """The longest command since then, 0 if none took `SLOW_US`."""
+        return max((entry["duration"] for entry in self._client.slowlog_get(-1)), default=0) / 1e6
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+        asyncio.run(self._embedded.stop())
+        self._folder.cleanup()
+
+
 class Server:
     """``coresift serve`` on free ports with a data directory of its own.
 
@@ -59,15 +94,19 @@ class Server:
         ready_s: from the start of the process until it serves.
     """
 
-    def __init__(self, *pools: Path, module: str = "coresift.client") -> None:
-        """``module``: run with the arguments of ``coresift``."""
-        self._pools, self._module = pools, module
+    def __init__(self, *pools: Path, module: str = "coresift.client", state: str = "") -> None:
+        """``module``: run with the arguments of ``coresift``. ``state``: URL, else its own."""
+        self._pools, self._module, self._state = pools, module, state
         self._folder = tempfile.TemporaryDirectory()
 
     def __enter__(self) -> Server:
         root = Path(self._folder.name)
         ready = root / "ready.json"
-        command = [sys.executable, "-m", self._module, "serve", "--data-dir", str(root)]
+        command = [sys.executable, "-m", self._module, "serve"]
+        if self._state:
+            command += ["--state", self._state, "--artifacts", str(root / "artifacts")]
+        else:
+            command += ["--data-dir", str(root)]
         for pool in self._pools:
             command += ["--pool", str(pool)]
         command += ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]
@@ -92,6 +131,13 @@ class Server:
             lines = answer.read().decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
+
+    def grown(self, before: dict[str, float]) -> defaultdict[str, float]:
+        """By how much each sample of /metrics grew; 0 for those that are not there."""
+        found: defaultdict[str, float] = defaultdict(float)
+        for name, value in self.metrics().items():
+            found[name] = value - before.get(name, 0.0)
+        return found
 
     def resident_bytes(self) -> int:
         """Resident memory of the server process."""

@@ -20,6 +20,7 @@ from tests.fault.history.run import Run, make_run
 CALLS = 15_500
 """Of each fault; 200,000 in all."""
 MUTANT_CALLS = 1_500
+MUTANT_SEEDS = (2, 3, 4)
 CATCHES = {
     "claim ignores votes": {"quota, by the log"},
     "claim ignores leases": {"quota, by the log"},
@@ -85,13 +86,19 @@ def test_what_catches_mutations_passes_without_one(tmp_path: Path, fault: str) -
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_a_planted_defect_is_caught(tmp_path: Path, mutation: str) -> None:
-    run = make_run(
-        tmp_path,
-        FAULT_OF.get(mutation, "none"),
-        seed=2,
-        calls=MUTANT_CALLS,
-        mutation=mutation,
-        with_replay="replay" in CATCHES[mutation],
-    )
-    print(as_text(run))
-    assert CATCHES[mutation] <= {violation.law for violation in run.verdict.violations}
+    """In one of a few histories: what goes wrong is a matter of timing."""
+    found: set[str] = set()
+    for seed in MUTANT_SEEDS:
+        run = make_run(
+            tmp_path / str(seed),
+            FAULT_OF.get(mutation, "none"),
+            seed=seed,
+            calls=MUTANT_CALLS,
+            mutation=mutation,
+            with_replay="replay" in CATCHES[mutation],
+        )
+        print(as_text(run))
+        found |= {violation.law for violation in run.verdict.violations}
+        if CATCHES[mutation] <= found:
+            return
+    raise AssertionError(f"{sorted(CATCHES[mutation] - found)} found nothing")
