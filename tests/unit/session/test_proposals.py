@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.fixtures.pools import extend_pool, make_pool
 from tests.fixtures.proposing import proposed
@@ -37,8 +37,8 @@ from coresift.server.session.ranking import PickReason, Ranking, rank
 from coresift.server.session.review import review
 from coresift.server.session.snapshot import Snapshot, head_state
 from coresift.server.session.view import View
-from coresift.server.state.entries import GrantEntry, LabelsEntry, ReleaseEntry
-from coresift.server.state.store import Release
+from coresift.server.state.entries import ExpiryEntry, GrantEntry, LabelsEntry, ReleaseEntry
+from coresift.server.state.store import RETRACTION, Release
 
 NO, YES = pack_class(0), pack_class(1)
 N = 60
@@ -157,6 +157,54 @@ def test_a_deeper_ranking_goes_on_where_the_first_ends(
                 assert rows_of(proposed(shallow, view, 3)) == whole[:3]
                 assert sorted(rows_of(proposed(shallow, view, N))) == sorted(whole)
                 assert len(whole) == N - len(view.votes)
+
+
+def unasked(ranking: Ranking) -> Ranking:
+    """The same ranking, of which nobody has asked anything yet."""
+    orders = tuple(replace(order) for order in ranking.orders)
+    explore = None if ranking.explore is None else replace(ranking.explore)
+    return replace(ranking, orders=orders, explore=explore, validation=replace(ranking.validation))
+
+
+events = st.tuples(
+    st.sampled_from(["lease", "label", "retract", "skip", "defect", "release", "expire"]),
+    st.tuples(st.integers(0, 3), st.integers(1, 12)),
+    st.sampled_from(["ann", "bob", "cyd"]),
+)
+"""What is done to rows from a place of the order on, so many of them, by whom."""
+
+
+@settings(max_examples=100, deadline=None)
+@given(steps=st.lists(events, max_size=10), votes=st.integers(1, 2))
+@example(steps=[("label", (0, 3), "ann"), ("retract", (1, 1), "ann")], votes=1)
+@example(
+    steps=[("lease", (0, 9), "ann"), ("lease", (0, 9), "bob"), ("skip", (2, 3), "bob")], votes=2
+)
+def test_what_was_passed_hides_nothing(
+    pool: Pool, loader: Loader, steps: list[tuple[str, tuple[int, int], str]], votes: int
+) -> None:
+    """Whatever opens and closes rows between asks, the answers are those of a new ranking."""
+    view = a_view(pool, votes_per_item=votes, explore_fraction=0.2, validation_size=4)
+    ranking = ranked(loader, view)
+    order = ranking.orders[0].scored.rows.tolist()
+    for kind, (start, count), name in steps:
+        rows = order[start : start + count]
+        match kind:
+            case "lease":
+                lease(view, rows, name)
+            case "label" | "retract":
+                label(view, dict.fromkeys(rows, YES if kind == "label" else RETRACTION), name)
+            case "expire":
+                ended = tuple((row, name) for row in rows)
+                view.apply([ExpiryEntry(view.offset + 1, 0, ended)])
+            case _:
+                reasons = {"skip": Release.SKIP, "defect": Release.CANNOT_LABEL}
+                release(view, rows, name, reasons.get(kind, Release.RETURN))
+        for asking, wanted in (("ann", 5), ("zoe", 1), ("bob", N)):
+            found = proposed(ranking, view, wanted, asking)
+            expected = proposed(unasked(ranking), view, wanted, asking)
+            assert rows_of(found) == rows_of(expected)
+            assert reasons_of(found) == reasons_of(expected)
 
 
 # --- shares --------------------------------------------------------------------------------------

@@ -99,11 +99,14 @@ def offer(ranking: Ranking, view: View, annotator: str, wanted: int, needed: int
     def free(order: Order, needed: int) -> Free:
         rows, is_free = order.scored.rows, is_reviewable if ranking.is_review else is_new
         places: list[int] = []
-        for start in range(0, len(rows), CHUNK):
+        first = 0 if ranking.is_review else order.passed.of(view)
+        for start in range(first, len(rows), CHUNK):
             part = rows[start : start + CHUNK].tolist()
             places += [start + place for place, row in enumerate(part) if is_free(row)]
             if len(places) >= needed:
                 break
+        if not ranking.is_review:
+            order.passed.move(rows, view, places[0] if places else len(rows))
         return Free(order, places[:needed], needed)
 
     if ranking.is_review:

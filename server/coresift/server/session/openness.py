@@ -28,6 +28,12 @@ class Openness:
         voters, holders = self.votes.get(row, {}), self.leases.get(row, frozenset())
         return len(voters) + len(holders) < self.quota_of(row) and self._is_open(row, annotator)
 
+    def is_closed(self, row: int) -> bool:
+        """Whether nobody may label the row as a new one: until the view's ``reopened`` grows."""
+        if row in self.votes or row in self.hidden:
+            return True
+        return row in self.leases and len(self.leases[row]) >= self.quota_of(row)
+
     def free_for_review(self, row: int, annotator: str) -> bool:
         """Whether a second look may lease the row: it has a vote, and nobody holds it or it lacks
         votes."""

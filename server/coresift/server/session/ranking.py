@@ -16,6 +16,7 @@ from coresift.server.selection.strategy import Part, Ranker, Situation
 from coresift.server.session.candidates import BLOCK, Candidates
 from coresift.server.session.cold_start import cold_start, nearest_to_positives, unscored
 from coresift.server.session.materials import Materials
+from coresift.server.session.passed import Passed
 from coresift.server.session.snapshot import HeadState, Snapshot, training_rows
 
 
@@ -43,6 +44,7 @@ class Order:
         is_ranked: each choice depends on those before it.
         scored: the rows; not ``complete`` where more exist beyond the last.
         details: what the strategy found on its way.
+        passed: the rows at its beginning that nobody can get.
     """
 
     reason: PickReason
@@ -51,6 +53,7 @@ class Order:
     details: Mapping[str, float] = field(default_factory=dict)
     component: int = 0
     is_ranked: bool = False
+    passed: Passed = field(default_factory=Passed, init=False, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
