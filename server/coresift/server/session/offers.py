@@ -12,8 +12,8 @@ from coresift.server.session.ranking import Order, PickReason, Ranking
 from coresift.server.session.taken_groups import TakenGroups
 from coresift.server.session.view import View
 
-CHUNK = 512
-"""Rows of an order looked at together; most calls need no more."""
+CHUNK = 64
+"""At least so many rows of an order are looked at together, or half as many again as are needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,9 @@ def offer(ranking: Ranking, view: View, annotator: str, wanted: int, needed: int
         rows, is_free = order.scored.rows, is_reviewable if ranking.is_review else is_new
         places: list[int] = []
         first = 0 if ranking.is_review else order.passed.of(view)
-        for start in range(first, len(rows), CHUNK):
-            part = rows[start : start + CHUNK].tolist()
+        chunk = max(CHUNK, needed + needed // 2)
+        for start in range(first, len(rows), chunk):
+            part = rows[start : start + chunk].tolist()
             places += [start + place for place, row in enumerate(part) if is_free(row)]
             if len(places) >= needed:
                 break
