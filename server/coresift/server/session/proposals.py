@@ -85,6 +85,9 @@ def merge(
 ) -> list[Proposed]:
     """Up to ``count`` distinct proposals, none of them ``seen`` before, each from the order that
     lags most behind its share."""
+    used = [order for order, share in zip(orders, shares, strict=True) if share > 0]
+    if len(used) == 1:  # as in most sessions: nothing takes turns
+        return [p for p in used[0] if p.row not in seen][:count]
     merged: list[Proposed] = []
     seen = set(seen)
     taken, place = [0] * len(orders), [0] * len(orders)
