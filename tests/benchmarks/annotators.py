@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -37,6 +38,29 @@ RETRY_S = 0.05
 
 Work = Callable[[int], Awaitable[None]]
 """A turn of an annotator, by number."""
+
+
+@dataclass
+class Turns:
+    """Seconds of each turn that was not refused, and of all together."""
+
+    times: list[float] = field(default_factory=list)
+    refused: int = 0
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """A second."""
+        return len(self.times) / self.seconds
+
+    @property
+    def refused_share(self) -> float:
+        """Of all that were begun."""
+        return self.refused / (self.refused + len(self.times))
+
+    def quantile_ms(self, share: float) -> float:
+        """Of those that were not refused."""
+        return 1e3 * float(np.quantile(self.times, share))
 
 
 def measure_annotators(pool: BenchPool, seconds: float) -> dict[str, float]:
@@ -74,21 +98,23 @@ async def _measure_asks(
         f"{OFFERED} a second offered: p50 ms": 1e3 * float(np.median(served)),
         f"{OFFERED} a second offered: p99 ms": 1e3 * float(np.quantile(served, 0.99)),
         f"{OFFERED} a second offered: refused share": 1 - len(served) / len(offered),
-        f"{ANNOTATORS} annotators, closed loop: calls a second": len(closed) / seconds,
-        f"{ANNOTATORS} annotators, closed loop: p99 ms": 1e3 * float(np.quantile(closed, 0.99)),
-        "items offered twice": float(sum(count - 1 for count in seen.values())),
+        f"{ANNOTATORS} annotators, closed loop: calls a second": closed.rate,
+        f"{ANNOTATORS} annotators, closed loop: p99 ms": closed.quantile_ms(0.99),
+        f"{ANNOTATORS} annotators, closed loop: refused share": closed.refused_share,
+        "asks: items offered twice": float(seen.total() - len(seen)),
     }
 
 
 async def _measure_pairs(
     server: Server, pool: BenchPool, session: str, seconds: float
 ) -> dict[str, float]:
-    before = server.metrics()
+    before, seen = server.metrics(), Counter[str]()
     async with _stubs(server) as stubs:
 
         async def pair(annotator: int) -> None:
             stub = next(stubs)
             answer = await _ask(stub, session, annotator, 1)
+            seen.update(pick.item_id for pick in answer.picks)
             labels = [
                 pb.Label(
                     item_id=pick.item_id,
@@ -105,16 +131,18 @@ async def _measure_pairs(
             )
             await stub.AddLabels(request, timeout=CALL_S)
 
-        times = await _closed_loop(pair, seconds)
+        pairs = await _closed_loop(pair, seconds)
     grown = server.grown(before)
     fit = 'coresift_stage_seconds_{}{{stage="fit"}}'
     age = 'coresift_head_age_seconds_{}{{pool="bench"}}'
     fits = grown[fit.format("count")]
     return {
-        "label-and-ask pairs a second": len(times) / seconds,
-        "pair p50 ms": 1e3 * float(np.median(times)),
-        "pair p99 ms": 1e3 * float(np.quantile(times, 0.99)),
-        "fits a second": fits / seconds,
+        "label-and-ask pairs a second": pairs.rate,
+        "pair p50 ms": pairs.quantile_ms(0.5),
+        "pair p99 ms": pairs.quantile_ms(0.99),
+        "pairs: refused share": pairs.refused_share,
+        "pairs: items offered twice": float(seen.total() - len(seen)),
+        "fits a second": fits / pairs.seconds,
         "fit, mean ms": 1e3 * grown[fit.format("sum")] / max(fits, 1),
         "head's age, mean ms": 1e3 * grown[age.format("sum")] / max(grown[age.format("count")], 1),
     }
@@ -165,19 +193,20 @@ async def _open_loop(work: Work, rate: float, seconds: float) -> list[float | No
     return list(await asyncio.gather(*calls))
 
 
-async def _closed_loop(work: Work, seconds: float) -> list[float]:
-    """Seconds of each turn of annotators who begin the next when the last is over."""
-    times: list[float] = []
-    ends = time.perf_counter() + seconds
+async def _closed_loop(work: Work, seconds: float) -> Turns:
+    """Turns of annotators who begin the next when the last is over."""
+    turns, began = Turns(), time.perf_counter()
 
     async def annotate(annotator: int) -> None:
-        while time.perf_counter() < ends:
+        while time.perf_counter() < began + seconds:
             try:
-                times.append(await _timed(work(annotator)))
+                turns.times.append(await _timed(work(annotator)))
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                     raise
+                turns.refused += 1
                 await asyncio.sleep(RETRY_S)
 
     await asyncio.gather(*(annotate(annotator) for annotator in range(ANNOTATORS)))
-    return times
+    turns.seconds = time.perf_counter() - began
+    return turns

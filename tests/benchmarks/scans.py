@@ -1,4 +1,4 @@
-"""Whole-pool candidates: the time of one session's scan, and of many sessions' at once."""
+"""Whole-pool candidates: a batch of one session, fit and claim included, and of many at once."""
 
 from __future__ import annotations
 

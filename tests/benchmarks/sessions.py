@@ -16,6 +16,8 @@ LABELS = 200
 BATCH = 10
 TURNS = 4
 """Times the number of sessions: calls that are timed, of sessions at random."""
+LARGE = 1_000
+"""Times of which a 99.9th percentile says something."""
 SCENARIO = Scenario("seals(100)")
 
 
@@ -44,6 +46,7 @@ def measure_sessions(pool: BenchPool, most: int) -> dict[str, float]:
                 times.append(time.perf_counter() - began)
             name = f"{count} sessions"
             figures[f"{name}: pair p50 ms"] = 1e3 * float(np.median(times))
-            figures[f"{name}: pair p99.9 ms"] = 1e3 * float(np.quantile(times, 0.999))
+            rare, share = ("p99.9", 0.999) if len(times) >= LARGE else ("longest", 1.0)
+            figures[f"{name}: pair {rare} ms"] = 1e3 * float(np.quantile(times, share))
             figures[f"{name}: MB above the pool"] = (server.own_bytes() - ready) / 1e6
     return figures

@@ -19,7 +19,8 @@ RUNS = 3
 def measure_start(pool: BenchPool) -> dict[str, float]:
     """Seconds until it serves, and until a cold replica has answered a NextBatch(10).
 
-    The replicas share the state store and no files: the second rebuilds all from the log.
+    The replicas share the state store and no files: the second reads the log, the neighbours, and
+    the head that the first has published.
     """
     figures: dict[str, float] = {}
     ready = []

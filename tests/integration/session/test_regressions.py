@@ -37,7 +37,7 @@ from coresift.server.session.neighbourhood import Neighbourhood
 from coresift.server.session.signal_uploads import SignalHeader, SignalKind, UploadMemory
 from coresift.server.session.view import View
 from coresift.server.state.entries import ConfigEntry, LabelsEntry
-from coresift.server.state.keys import DELETED, SessionKeys
+from coresift.server.state.keys import DELETED, SessionKeys, listing, name_key
 from coresift.server.state.redis_store import RedisStore
 from coresift.server.state.store import ANSWER_MS, RETRACTION, LabelWrite, Settings
 
@@ -508,6 +508,10 @@ async def test_a_session_that_cannot_be_read_hides_no_other(pair: Pair, pool: Po
     with pytest.raises(CoresiftError) as caught:
         await one.lifecycle.read(middle)
     assert caught.value.reason is Reason.FORMAT_TOO_NEW
+    newer = f"{middle}-newer"  # sorts behind it
+    fields = msgpack.unpackb(await one.store._link.client.get(name_key(sessions[0])), raw=True)
+    await one.store._link.client.set(name_key(newer), msgpack.packb([*fields, b"of the future"]))
+    await one.store._link.client.zadd(listing(CALLER.get().tenant), {newer: 0})
     for count in (1, 2, 50):
         page = await one.lifecycle.page("", count)
         rest = await one.lifecycle.page(bare(page[-1].session_id), 50)

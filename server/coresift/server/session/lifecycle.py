@@ -99,6 +99,7 @@ class Lifecycle:
         least = 0 if caller.pools is None else LEAST_READ
         while len(found) < count:
             wanted = max(count - len(found), least)
+            least = LEAST_READ  # some were left out: many more may be
             records = await self._store.list_sessions(after, wanted, caller.tenant)
             for record in records:
                 try:

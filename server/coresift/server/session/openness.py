@@ -29,7 +29,7 @@ class Openness:
         return len(voters) + len(holders) < self.quota_of(row) and self._is_open(row, annotator)
 
     def is_closed(self, row: int) -> bool:
-        """Whether nobody may label the row as a new one: until the view's ``reopened`` grows."""
+        """Whether nobody may label the row as a new one; so while ``openings`` is the same."""
         if row in self.votes or row in self.hidden:
             return True
         return row in self.leases and len(self.leases[row]) >= self.quota_of(row)

@@ -48,7 +48,8 @@ class View(Openness):
         recent: seconds since the epoch with new or changed labels, and how many, ascending; of
             the hour up to the newest.
         label_count: labels applied, corrections and retractions among them.
-        reopened: how often a row may have become open that was closed to everybody.
+        openings: another object in each view, and after each entry that may have opened a row
+            which was closed to everybody.
     """
 
     def __init__(self, config: SessionConfig, config_version: int) -> None:
@@ -70,7 +71,7 @@ class View(Openness):
         self.extra: Pages[int] = Pages()
         self.vote_count = 0
         self.label_count = 0
-        self.reopened = 0
+        self.openings = object()
         self.recent: deque[tuple[int, int]] = deque()
         self._alone: dict[tuple[str, bytes], dict[str, bytes]] = {}
 
@@ -110,7 +111,7 @@ class View(Openness):
         other.skips, other.under_voted = set(self.skips), set(self.under_voted)
         other.hidden, other.extra = self.hidden.copy(), self.extra.copy()
         other.vote_count, other.label_count = self.vote_count, self.label_count
-        other.recent, other.reopened = deque(self.recent), self.reopened
+        other.recent = deque(self.recent)
         return other
 
     def apply(self, entries: Iterable[Entry]) -> None:
@@ -134,9 +135,9 @@ class View(Openness):
             case ExpiryEntry():
                 for row, annotator in entry.leases:
                     self._end_lease(row, annotator)
-                self.reopened += 1
+                self.openings = object()
             case ConfigEntry():
-                self.reopened += 1
+                self.openings = object()
                 if not self.offset:
                     self.configs.clear()  # what the view began with may be of a lost log
                 settings, before = Settings(0, None, entry.config), self.config
@@ -178,7 +179,8 @@ class View(Openness):
             self._end_lease(row, annotator)
         self.revision, self.nonce = entry.offset, entry.nonce
         self.label_count += len(entry.rows)
-        self.reopened += RETRACTION in entry.values
+        if RETRACTION in entry.values:
+            self.openings = object()
         if changed:
             self._count(entry.time_ms // 1000, changed)
 
@@ -216,7 +218,7 @@ class View(Openness):
         return sum(labels for _, labels in self.recent)
 
     def _release(self, entry: ReleaseEntry) -> None:
-        self.reopened += 1
+        self.openings = object()
         for row in entry.rows:
             self._end_lease(row, entry.annotator)
             if entry.reason == Release.SKIP:

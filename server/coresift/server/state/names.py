@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coresift.server.errors import Reason
+from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state.replies import pack, refusal, unpack
 from coresift.server.state.store import Request, Settings
 
@@ -43,6 +43,16 @@ class Name:
         settings = Settings(quota, budget if budget >= 0 else None, config)
         request = Request(request_id.decode(), digest)
         return cls(session_id.decode(), uid.decode(), secret, settings, request)
+
+    @classmethod
+    def readable(cls, blob: bytes | None) -> Name | None:
+        """None where nothing stands there, or the name of a newer release."""
+        try:
+            return None if blob is None else cls.unpacked(blob)
+        except CoresiftError as error:
+            if error.reason is not Reason.FORMAT_TOO_NEW:
+                raise
+            return None
 
 
 def numbers(settings: Settings) -> tuple[int, int]:

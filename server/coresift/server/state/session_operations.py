@@ -191,7 +191,7 @@ class SessionOperations:
         blobs = await self._link.batch([("GET", keys.name_key(session_id)) for session_id in ids])
         if (refused := first_refusal(blobs)) is not None:
             raise refused
-        names = [Name.unpacked(blob) for blob in blobs if blob is not None]
+        names = [name for blob in blobs if (name := Name.readable(blob)) is not None]
         calls = [scripts.READ.call(SessionKeys(name.uid).of_script(), [name.uid]) for name in names]
         replies = await self._link.batch([("EVALSHA", *call) for call in calls])
         records = []

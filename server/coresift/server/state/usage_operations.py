@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state import keys
 from coresift.server.state.connect import info_fields
 from coresift.server.state.keys import SessionKeys
@@ -49,7 +48,7 @@ class UsageOperations:
         blobs = await self._link.batch([("GET", keys.name_key(session_id)) for session_id in ids])
         if (refused := refusal(blobs)) is not None:
             raise refused
-        names = [name for blob in blobs if (name := _name(blob)) is not None]
+        names = [name for blob in blobs if (name := Name.readable(blob)) is not None]
         seconds, micros = await client.time()
         live = f"({1000 * seconds + micros // 1000}"
         counts = await self._link.batch(
@@ -68,13 +67,3 @@ class UsageOperations:
         infos = map(info_fields, replies)
         sizes = [(int(i["used_memory"]), int(i.get("maxmemory", 0))) for i in infos]
         return max(sizes, key=lambda size: (size[0] / size[1] if size[1] else 0.0, size[0]))
-
-
-def _name(blob: bytes | None) -> Name | None:
-    """A name record; None where there is none by now, or one of a newer release."""
-    try:
-        return None if blob is None else Name.unpacked(blob)
-    except CoresiftError as error:
-        if error.reason is not Reason.FORMAT_TOO_NEW:
-            raise
-        return None
