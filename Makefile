@@ -1,4 +1,4 @@
-.PHONY: help install tools check test test-long test-fault deploy-test container-test soak demo serve bench bench-quick compare coresets svp release-api clean
+.PHONY: help install tools check test test-long test-fault test-gpu deploy-test container-test soak demo serve bench bench-quick compare coresets svp release-api clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -33,7 +33,7 @@ check: $(INSTALLED) ## Lint, types, layers, API
 	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against released.binpb
 
 test: $(INSTALLED) ## Every test but the long ones and the attacks
-	$(BIN)/pytest -n 2 --dist loadfile $(TEST_ARGS) -m "not long and not fault and not container"
+	$(BIN)/pytest -n 2 --dist loadfile $(TEST_ARGS) -m "not long and not fault and not container and not gpu"
 
 test-long: $(INSTALLED) ## The tests that take minutes
 	$(BIN)/pytest -m "long and not fault"
@@ -42,6 +42,9 @@ test-fault: $(INSTALLED) ## Attacks on every promise, with injected faults (up t
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group fuzz
 	$(BIN)/pytest tests/fault/test_overload.py
 	$(BIN)/pytest -n 2 --dist worksteal tests/fault --ignore tests/fault/test_overload.py
+
+test-gpu: $(INSTALLED) ## The laws on a CUDA device, which skip without one (CORESIFT_TEST_DEVICE=torch:cpu: on torch's CPU)
+	$(BIN)/pytest -m gpu -rs tests/gpu
 
 deploy-test: $(INSTALLED) ## Alerts and dashboards on a live Prometheus, the drain in real time (three minutes)
 	$(BIN)/pytest -m long tests/integration/deploy
@@ -62,10 +65,10 @@ $(POOL): | $(INSTALLED)
 serve: $(INSTALLED) $(POOL) ## Serve the pool of the demo on 127.0.0.1:50051 (POOL=DIR for another)
 	$(BIN)/coresift serve --pool $(POOL)
 
-bench: $(INSTALLED) ## Measure at 1M x 256: the loop, every strategy, other libraries
+bench: $(INSTALLED) ## Measure every target at 1M x 256 and ten times that (hours, 20 GB of disk)
 	$(BIN)/python -m tests.benchmarks --out $(OUT)/bench
 
-bench-quick: $(INSTALLED) ## The loop, annotators, sessions, starts at 100k items (three minutes)
+bench-quick: $(INSTALLED) ## The loop, annotators, sessions, scans, starts at 100k items (three minutes)
 	$(BIN)/python -m tests.benchmarks --quick --out $(OUT)/bench
 
 compare: $(INSTALLED) ## Every strategy on real data: tables and plots (DATA=DIR; an hour)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+from platform import libc_ver
 
 import psutil
 import pytest
@@ -46,3 +49,27 @@ def test_without_a_limit_the_machine_decides(tmp_path: Path, limit: str) -> None
 
 def test_no_group_at_all(tmp_path: Path) -> None:
     assert 0 < available_bytes(tmp_path) <= psutil.virtual_memory().total
+
+
+PAGES = """
+import resource
+import numpy as np
+from coresift.server.memory import LARGE_BYTES, return_large_blocks
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+return_large_blocks()
+size = LARGE_BYTES - 4096
+np.ones(size, np.uint8)
+before = faults()
+for _ in range(20):
+    np.ones(size, np.uint8)
+print((faults() - before) * resource.getpagesize() / 20 / size)
+"""
+
+
+@pytest.mark.skipif(libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_blocks_that_are_not_large_need_no_new_pages_each_time() -> None:
+    ran = subprocess.run([sys.executable, "-c", PAGES], check=True, capture_output=True, text=True)
+    assert float(ran.stdout) < 0.1

@@ -2,25 +2,26 @@
 
 Minimises ``0.5 |w|^2 + C * sum_i s_i * logloss_i`` with a free intercept, where ``s_i`` are the
 weights of the labels. A fit is a pure function of its training set: it never starts from an
-earlier head, so every replica gets the same bits. A fast float32 L-BFGS run is followed by a
-float64 polish: Newton steps for one output, L-BFGS for a softmax.
+earlier head, so every replica gets the same bits. Nearly all are fitted by `logistic`; where
+rows are so long, or C so large, that float32 products do not lead to the optimum, Newton's method
+or L-BFGS in float64 goes on from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Literal
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
-from coresift.server.arrays import Bools, Float32s, Float64s
+from coresift.server.arrays import Bools, Float32s, Float64s, Int64s
+from coresift.server.logistic import Problem
+from coresift.server.losses import BinaryLoss, SoftmaxLoss
+from coresift.server.newton import newton
 from coresift.server.pool.canonical import matrix_products
 
 GRADIENT_TOLERANCE = 1e-6
@@ -139,7 +140,7 @@ def _fit_columns(task: Task, config: HeadConfig, training: TrainingSet) -> Head 
             sides = np.array([negatives, positives])
             scale = class_scale(config, sides)
             weights[column], bias[column] = _fit_binary(
-                training.vectors[known],
+                _only(training.vectors, known),
                 present[known] * scale[1],
                 absent[known] * scale[0],
                 config.c,
@@ -157,107 +158,30 @@ def class_scale(config: HeadConfig, totals: Float64s) -> Float64s:
     return np.asarray(totals.sum() / (len(totals) * totals))
 
 
-Objective = Callable[[Float64s], tuple[float, Float64s]]
+def _only(vectors: Float32s, places: Int64s) -> Float32s:
+    """The vectors at ascending places; themselves where that is all of them."""
+    return vectors if len(places) == len(vectors) else vectors[places]
 
 
-def _lbfgs(objective: Objective, start: Float64s, tolerance: float) -> Float64s:
-    result = minimize(  # ftol 0: only the gradient may end the run
-        objective,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": 10_000, "maxfun": 20_000, "ftol": 0.0, "gtol": tolerance, "maxcor": 20},
-    )
-    return np.asarray(result.x)
+def _longest(vectors: Float32s) -> float:
+    """The largest norm, 1 if there is none."""
+    return float(np.sqrt(np.einsum("ij,ij->i", vectors, vectors).max())) or 1.0
 
 
 def _fit_binary(
     vectors: Float32s, present: Float64s, absent: Float64s, c: float
 ) -> tuple[Float64s, float]:
     """Weights [d] and bias for label weights ``present`` and ``absent``, float64 [n] each."""
-    start = np.zeros(vectors.shape[1] + 1)
-
-    def coarse(theta: Float64s) -> tuple[float, Float64s]:
-        logits = vectors @ theta[:-1].astype(np.float32) + np.float32(theta[-1])
-        value, slope = _binary_loss(logits.astype(np.float64), present, absent)
-        gradient = np.append(c * (slope.astype(np.float32) @ vectors) + theta[:-1], c * slope.sum())
-        return c * value + 0.5 * float(theta[:-1] @ theta[:-1]), gradient
-
-    theta = _lbfgs(coarse, start, 1e-4 * c)
-    return _newton(vectors.astype(np.float64), present, absent, c, theta)
-
-
-def _binary_loss(logits: Float64s, present: Float64s, absent: Float64s) -> tuple[float, Float64s]:
-    """Sum of weighted log-losses, and its slope in each logit."""
-    loss = present @ np.logaddexp(0, -logits) + absent @ np.logaddexp(0, logits)
-    probability = expit(logits)
-    return float(loss), absent * probability - present * (1 - probability)
-
-
-def _newton(
-    X: Float64s, present: Float64s, absent: Float64s, c: float, theta: Float64s
-) -> tuple[Float64s, float]:
-    """Newton's method with backtracking from ``theta`` to the float64 optimum."""
+    scale = _longest(vectors)
+    problem = Problem(vectors, scale, BinaryLoss(present[None], absent[None]), c)
     # The flattest direction is curved by the ridge alone: then logits are off by 1e-5 at most.
-    longest = float(np.linalg.norm(X, axis=1).max()) or 1.0
-    tolerance = min(1e-3 * GRADIENT_TOLERANCE * c, 1e-5 / longest)  # quadratic: nearly free
-    X = np.column_stack([X, np.ones(len(X))])
-    ridge = np.ones(X.shape[1])
-    ridge[-1] = 0
-
-    def evaluate(theta: Float64s) -> tuple[float, Float64s, Float64s]:
-        logits = X @ theta
-        value, slope = _binary_loss(logits, present, absent)
-        penalty = ridge * theta
-        return c * value + 0.5 * float(penalty @ theta), c * (slope @ X) + penalty, logits
-
-    value, gradient, logits = evaluate(theta)
-    factor = None
-    for _ in range(200):
-        before = float(np.linalg.norm(gradient))
-        if before <= tolerance:
-            break
-        if factor is None:
-            probability = expit(logits)
-            curvature = c * (present + absent) * probability * (1 - probability)
-            hessian = (X * curvature[:, None]).T @ X
-            hessian[np.diag_indices_from(hessian)] += ridge
-            hessian[-1, -1] += 1e-12 * c  # the intercept's curvature may vanish when saturated
-            factor = factored(hessian)
-        step = cho_solve(factor, gradient)
-        slope, size = float(gradient @ step), 1.0
-        while size > 1e-10:
-            trial = evaluate(theta - size * step)
-            if trial[0] <= value - 1e-4 * size * slope:
-                break
-            # Below the value's rounding only the gradient tells better from worse.
-            is_flat = abs(trial[0] - value) <= 1e-13 * abs(value)
-            if is_flat and np.linalg.norm(trial[1]) < before:
-                break
-            size /= 2
-        else:
-            break  # no descent left in float64
-        theta = theta - size * step
-        value, gradient, logits = trial
-        # Near the optimum an old Hessian still gains a digit a step, for a hundredth of its cost.
-        if np.linalg.norm(gradient) > 0.1 * before:
-            factor = None
-    return theta[:-1], float(theta[-1])
-
-
-def factored(hessian: Float64s) -> tuple[Float64s, bool]:
-    """A Cholesky factor, of the matrix with a growing ridge where rounding made it indefinite.
-
-    Then steps are shorter than Newton's; the line search still makes them descend.
-    """
-    ridge = np.finfo(np.float64).eps * float(np.trace(hessian)) / len(hessian)
-    while True:
-        try:
-            factor, lower = cho_factor(hessian)
-            return np.asarray(factor), bool(lower)
-        except LinAlgError:
-            hessian[np.diag_indices_from(hessian)] += ridge
-            ridge *= 10
+    theta, is_found = problem.solve(1, min(0.1 * GRADIENT_TOLERANCE * c, 1e-5 * problem.ridge))
+    weights, bias = theta[0, :-1] / scale, float(theta[0, -1])
+    if not is_found:
+        tolerance = min(1e-3 * GRADIENT_TOLERANCE * c, 1e-5 / scale)  # quadratic: nearly free
+        found = newton(vectors, present, absent, c, np.append(weights, bias), tolerance)
+        weights, bias = found[:-1], float(found[-1])
+    return weights, bias
 
 
 def _fit_multiclass(config: HeadConfig, training: TrainingSet) -> Head | None:
@@ -268,7 +192,8 @@ def _fit_multiclass(config: HeadConfig, training: TrainingSet) -> Head | None:
         return None
     targets = training.targets[:, seen] * class_scale(config, totals[seen])
     used = targets.sum(axis=1) > 0
-    weights, bias = _fit_softmax(training.vectors[used], targets[used], config.c)
+    vectors = _only(training.vectors, np.flatnonzero(used))
+    weights, bias = _fit_softmax(vectors, targets[used], config.c)
     head_weights = np.zeros((len(seen), training.vectors.shape[1]))
     head_bias = np.full(len(seen), -np.inf)
     head_weights[seen], head_bias[seen] = weights, bias
@@ -276,39 +201,30 @@ def _fit_multiclass(config: HeadConfig, training: TrainingSet) -> Head | None:
 
 
 def _fit_softmax(vectors: Float32s, targets: Float64s, c: float) -> tuple[Float64s, Float64s]:
-    """Weights [K, d] and bias [K] for class weights ``targets``, float64 [n, K].
-
-    Rows are scaled to norms of at most 1 meanwhile: then one tolerance suits all pools.
-    """
-    classes, dimension = targets.shape[1], vectors.shape[1]
-    scale = float(np.linalg.norm(vectors.astype(np.float64), axis=1).max()) or 1.0
-    vectors, ridge = (vectors / scale).astype(np.float32), scale**-2
-
-    def objective(dtype: type[np.float32] | type[np.float64]) -> Objective:
-        X: npt.NDArray[Any] = vectors.astype(dtype)
-        T: npt.NDArray[Any] = targets.astype(dtype)
-        totals = T.sum(axis=1, keepdims=True)
-
-        def evaluate(theta: Float64s) -> tuple[float, Float64s]:
-            W = theta[:-classes].reshape(classes, dimension)
-            logits = X @ W.astype(dtype).T + theta[-classes:].astype(dtype)
-            logits -= logits.max(axis=1, keepdims=True)
-            P = np.exp(logits)
-            norm = P.sum(axis=1, keepdims=True)
-            loss = float(np.sum(totals * np.log(norm), dtype=np.float64)) - float(
-                np.sum(T * logits, dtype=np.float64)
-            )
-            P *= totals / norm
-            P -= T
-            gradient = np.empty_like(theta)
-            gradient[:-classes] = (c * (P.T @ X) + ridge * W).ravel()
-            gradient[-classes:] = c * P.sum(axis=0, dtype=np.float64)
-            return c * loss + 0.5 * ridge * float(np.vdot(W, W)), gradient
-
-        return evaluate
-
-    theta = _lbfgs(objective(np.float32), np.zeros(classes * (dimension + 1)), 1e-4 * c)
+    """Weights [K, d] and bias [K] for class weights ``targets``, float64 [n, K]."""
+    scale, by_class = _longest(vectors), np.ascontiguousarray(targets.T)
+    problem = Problem(vectors, scale, SoftmaxLoss(by_class, by_class.sum(axis=0)), c)
     # The flattest direction is curved by the ridge alone.
-    tolerance = min(GRADIENT_TOLERANCE * c, 1e-4 * ridge)
-    theta = _lbfgs(objective(np.float64), theta, tolerance / np.sqrt(len(theta)))
-    return theta[:-classes].reshape(classes, dimension) / scale, theta[-classes:]
+    tolerance = min(GRADIENT_TOLERANCE * c, 1e-4 * problem.ridge)
+    theta, is_found = problem.solve(len(by_class), tolerance)
+    if not is_found:
+        theta = _lbfgs(problem, theta, tolerance / np.sqrt(theta.size))
+    return theta[:, :-1] / scale, theta[:, -1]
+
+
+def _lbfgs(problem: Problem, theta: Float64s, tolerance: float) -> Float64s:
+    """On to the optimum in float64, or as near as it can come."""
+    evaluate = problem.wide()
+
+    def flat(theta_flat: Float64s) -> tuple[float, Float64s]:
+        value, gradient = evaluate(theta_flat.reshape(theta.shape))
+        return value, gradient.ravel()
+
+    result = minimize(  # ftol 0: only the gradient may end the run
+        flat,
+        theta.ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 10_000, "maxfun": 20_000, "ftol": 0.0, "gtol": tolerance, "maxcor": 20},
+    )
+    return np.asarray(result.x).reshape(theta.shape)

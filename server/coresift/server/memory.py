@@ -10,7 +10,7 @@ import psutil
 
 from coresift.server.control_groups import own_groups
 
-_M_MMAP_THRESHOLD = -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 LARGE_BYTES = 4 * 1024 * 1024
 UNLIMITED = 1 << 60
 """Version 1 of control groups says "no limit" with a number about this large."""
@@ -21,10 +21,15 @@ def return_large_blocks() -> None:
 
     glibc raises that bound to 32 MiB by itself, and then keeps the temporaries of searches on
     the heaps of the threads that made them: a quarter of a pool of 1M x 256, measured.
+
+    Smaller ones stay with the process, as much of them as glibc itself keeps beside that bound.
+    Once the bound is set it keeps 128 KiB: a gather of 2,000 rows took 0.9 ms instead of 0.07,
+    nearly all of it for new pages.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc only
         libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * LARGE_BYTES)
 
 
 def spare_what_is_imported() -> None:

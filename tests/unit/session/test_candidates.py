@@ -16,9 +16,25 @@ from coresift.server.head import Task
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import Anchors
 from coresift.server.selection.priority import priorities
-from coresift.server.session.candidates import anchors, around, random_subset
+from coresift.server.selection.shortlist import Columns
+from coresift.server.session import candidates as module
+from coresift.server.session.candidates import (
+    Candidates,
+    anchors,
+    around,
+    counts,
+    distinct,
+    random_subset,
+)
 from coresift.server.session.config import SessionConfig
-from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets, unpack
+from coresift.server.session.labels import (
+    UNSURE,
+    ClassSets,
+    pack_class,
+    pack_sets,
+    training_targets,
+    unpack,
+)
 from coresift.server.session.materials import Loader
 from coresift.server.session.pools import Pools
 from coresift.server.session.snapshot import Snapshot
@@ -179,3 +195,78 @@ def test_equal_similarities_go_to_the_smaller_row(pool: Pool, loader: Loader) ->
     assert one.rows.tolist() in ([1], [5])
     two = around(replace(policy, size=2), loader.load(snapshot.config), snapshot, starts, found)
     assert two.rows.tolist() in ([1, 41], [5, 45])
+
+
+@given(st.lists(st.lists(st.integers(0, 99), min_size=3, max_size=3), max_size=30))
+def test_distinct_rows_are_the_set(found: list[list[int]]) -> None:
+    rows = distinct(np.array(found, np.int32).reshape(-1, 3))
+    assert rows.dtype == np.int32
+    assert rows.tolist() == sorted({row for near in found for row in near})
+
+
+@settings(max_examples=50, deadline=None)
+@given(session=labelled_sessions(), rows=st.sets(st.integers(0, N - 1)))
+def test_counts_are_those_of_sets(pool: Pool, loader: Loader, session: Any, rows: set[int]) -> None:
+    snapshot = snapshot_of(pool, session)
+    candidates = Candidates(np.array(sorted(rows), np.int32))
+    unlabelled, share = counts(loader.load(snapshot.config), candidates, snapshot)
+    free = rows & admitted(snapshot)
+    assert unlabelled == len(free - set(snapshot.votes))
+    assert share == len(free | set(snapshot.ever.tolist())) / N
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows=st.sets(st.integers(0, N - 1)), width=st.sampled_from([0, 1, 3]))
+def test_candidates_are_the_same_kept_gathered_or_scanned(
+    pool: Pool, rows: set[int], width: int
+) -> None:
+    """Few are gathered, many found by a pass over the pool, and copies are looked at by blocks."""
+    weights = np.random.default_rng(0).standard_normal((4, width)).astype(np.float32)
+    columns = Columns(weights if width else None, np.ones(width, np.float32), min(width, 2))
+    chosen = np.array(sorted(rows), np.int32)
+    kept = Candidates(chosen[:0]).grown(pool, chosen, 1 << 30)
+    for candidates in (kept, Candidates(chosen)):
+        parts = list(candidates.parts_of(pool, columns))
+        seen = np.concatenate([chosen[:0], *(part.rows for part in parts)])
+        order = np.argsort(seen)
+        assert seen[order].tolist() == chosen.tolist()
+        for name, expected in (("logits", slice(2)), ("projected", slice(2, None))):
+            shape = (0, len(columns.offset[expected]))
+            values = np.concatenate([np.empty(shape), *(getattr(part, name) for part in parts)])
+            truth = (pool.fetch(chosen) @ weights + 1)[:, expected]
+            np.testing.assert_allclose(values[order], truth, rtol=1e-5, atol=1e-5)
+
+
+def test_no_copies_are_made_of_a_large_share_of_the_pool(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless they are small anyway, as in this pool."""
+    few, many = np.arange(N // 4, dtype=np.int32), np.arange(N // 4 + 1, dtype=np.int32)
+    none = Candidates(few[:0])
+    assert none.grown(pool, many, 1 << 30).parts is not None
+    monkeypatch.setattr(module, "SMALL_BYTES", 0)
+    kept = none.grown(pool, few, 1 << 30)
+    assert kept.parts is not None
+    grown = kept.grown(pool, many, 1 << 30)
+    assert grown.parts is None
+    assert grown.rows.tolist() == many.tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(session=labelled_sessions(), data=st.data())
+def test_targets_are_those_of_each_row_alone(pool: Pool, session: Any, data: st.DataObject) -> None:
+    snapshot = snapshot_of(pool, session)
+    labelled = snapshot.labelled().tolist()
+    asked = data.draw(st.lists(st.sampled_from(labelled), unique=True)) if labelled else []
+    rows, targets, opposed = snapshot.targets_of(np.array(asked, np.int32))
+    config = snapshot.config
+    alone = [
+        (row, *training_targets(config.task, len(config.classes), [tuple(votes.values())]))
+        for row in asked
+        for votes in [snapshot.votes[row]]
+    ]
+    trained = [each for each in alone if len(each[1])]
+    assert rows.dtype == np.int32
+    assert rows.tolist() == [row for row, *_ in trained]
+    assert targets.tolist() == [present[0].tolist() for *_, present, _ in trained]
+    assert opposed.tolist() == [absent[0].tolist() for *_, absent in trained]

@@ -19,7 +19,8 @@ from scipy.linalg import solve_triangular
 from scipy.special import expit, ndtri, softmax
 
 from coresift.server.arrays import Float64s
-from coresift.server.head import Task, TrainingSet, class_scale, factored
+from coresift.server.head import Task, TrainingSet, class_scale
+from coresift.server.newton import factored
 from coresift.server.selection.priority import priorities
 from coresift.server.selection.strategy import Projection, Setting, Situation
 

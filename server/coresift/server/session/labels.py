@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 
 import msgpack
@@ -17,6 +18,7 @@ UNSURE = bytes(msgpack.packb(None))
 """A vote that trains nothing."""
 POSITIVE = bytes(msgpack.packb(1))
 """Of a binary session."""
+KEPT_CLASSES = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class ClassSets:
     absent: tuple[int, ...]
 
 
+@lru_cache(KEPT_CLASSES)
 def pack_class(number: int) -> bytes:
     """A binary or multiclass label."""
     return bytes(msgpack.packb(number))

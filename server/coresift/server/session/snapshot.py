@@ -57,10 +57,18 @@ class Snapshot:
     def targets_of(self, rows: Rows) -> tuple[Rows, Float64s, Float64s]:
         """Those of ``rows`` (labelled ones) that train something, with their targets and opposed
         weights as in `coresift.server.head.TrainingSet`."""
-        votes = [tuple(self.votes[row].values()) for row in rows.tolist()]
+        ballots = [self.votes[row] for row in rows.tolist()]
+        # Rows share equal ballots: what one teaches is worked out once.
+        addresses = np.fromiter((id(ballot) for ballot in ballots), np.int64, len(ballots))
+        _, firsts, which = np.unique(addresses, return_index=True, return_inverse=True)
+        votes = [tuple(ballots[first].values()) for first in firsts.tolist()]
         config = self.config
         places, targets, opposed = training_targets(config.task, len(config.classes), votes)
-        return rows[places], targets, opposed
+        place_of = np.full(len(votes), -1)
+        place_of[places] = np.arange(len(places))
+        which = place_of[which]
+        trained = np.flatnonzero(which >= 0)
+        return rows[trained], targets[which[trained]], opposed[which[trained]]
 
 
 @dataclass(frozen=True, slots=True)
