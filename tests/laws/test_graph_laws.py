@@ -96,6 +96,13 @@ def test_the_pools_table_gives_the_same_graph(tmp_path: Path, width: int) -> Non
     assert neighbour_graph(part, 8).neighbours.max() < 100
 
 
+def test_a_graph_is_as_exact_as_the_table_it_is_from(tmp_path: Path) -> None:
+    X = np.random.default_rng(3).standard_normal((400, 12)).astype(np.float32)
+    for recall in (1.0, 0.8):
+        pool = make_pool(tmp_path / str(recall), X, neighbours=8, neighbours_recall=recall)
+        assert neighbour_graph(a_problem(pool, 1), 8).exact is (recall == 1)
+
+
 @pytest.fixture(scope="module")
 def mixture(tmp_path_factory: pytest.TempPathFactory) -> Pool:
     return make_pool(tmp_path_factory.mktemp("mixture"), a_mixture(6_000), metric="cosine")

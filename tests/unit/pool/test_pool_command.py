@@ -49,6 +49,18 @@ def test_build_append_info_verify(tmp_path: Path) -> None:
     assert "are whole" in verified.output
 
 
+def test_info_says_how_good_the_table_is(tmp_path: Path) -> None:
+    files = write_inputs(tmp_path, X)
+    given = ["build", files.embeddings, "--ids", files.ids, "--neighbours", 3]
+    for recall, words in ((None, "3, exact"), (0.9, "3, recall 0.9 or more")):
+        out = tmp_path / f"p{recall}"
+        more = [] if recall is None else ["--neighbours-recall", recall]
+        made = run(*given, "--out", out, *more)
+        assert made.exit_code == 0, made.output
+        assert words in run("info", out).output
+        assert json.loads(run("info", out, "--json").output)["neighbours_recall"] == (recall or 1)
+
+
 def test_errors_are_one_line(tmp_path: Path) -> None:
     files = write_inputs(tmp_path, np.where(np.arange(50)[:, None] == 4, np.nan, X))
     out = tmp_path / "p"

@@ -76,9 +76,9 @@ def test_no_pool_at_all(tmp_path: Path) -> None:
 def test_newer_format(pool: Path) -> None:
     path = pool / layout.MANIFEST
     document = json.loads(path.read_text())
-    document["format_version"] = 2
+    document["format_version"] = 3
     path.write_text(json.dumps(document))
-    with pytest.raises(StartError, match="format 2, this release reads up to 1: update"):
+    with pytest.raises(StartError, match="format 3, this release reads up to 2: update"):
         Pool.open(pool)
 
 

@@ -7,8 +7,12 @@ import pytest
 from tests.fixtures.pools import brute_force, make_pool
 
 from coresift.server.errors import CoresiftError, Reason
+from coresift.server.pool import device as device_module
+from coresift.server.pool import device_compute as device_compute_module
 from coresift.server.pool import search as search_module
+from coresift.server.pool import shortlist as shortlist_module
 from coresift.server.pool.compute import HostCompute
+from coresift.server.pool.device_compute import DeviceCompute
 from coresift.server.pool.failures import Cancelled
 from coresift.server.pool.pool import Pool
 from coresift.server.pool.rows import Block, VectorRows
@@ -39,7 +43,7 @@ def test_many_blocks_and_prunings(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_differences_below_float32_decide(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of rows that float32 products cannot tell apart, in any order of rows."""
     monkeypatch.setattr(search_module, "_SEARCH_SLOTS", 512)
-    monkeypatch.setattr(search_module, "_CROWD", 100)
+    monkeypatch.setattr(shortlist_module, "_CROWD", 100)
     monkeypatch.setattr(HostCompute, "block_bytes", 1)
     X = np.ones((4000, 3), np.float32)
     X[:, 1] = np.arange(4000, dtype=np.float32)[:: 1 if order == "up" else -1]
@@ -149,6 +153,23 @@ def test_stop_ends_scan_and_search(tmp_path: Path) -> None:
         list(pool.scan(lambda block: block.rows, stop=lambda: True))
     with pytest.raises(Cancelled):
         pool.search(pool.fetch(np.arange(2)), 3, stop=lambda: True)
+
+
+@pytest.mark.parametrize("index", ["flat", "ivf"])
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+def test_torch_on_our_threads_gives_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: str, metric: str
+) -> None:
+    X = clustered(3000, 12).astype(np.float16)
+    host = make_pool(tmp_path, X, index=index, metric=metric)
+    monkeypatch.setattr(device_module, "_TORCH_PAYS", 0)
+    monkeypatch.setattr(search_module, "_SEARCH_SLOTS", 100)
+    monkeypatch.setattr(device_compute_module, "_CPU_BLOCK", 1)
+    large = Pool.open(tmp_path / "pool")
+    assert isinstance(large._vectors.computes[0], DeviceCompute)
+    q = host.normalise(np.random.default_rng(9).standard_normal((30, 12)))
+    for mine, other in zip(host.search(q, 20), large.search(q, 20), strict=True):
+        assert np.array_equal(mine, other)
 
 
 @pytest.mark.parametrize("index", ["flat", "ivf"])

@@ -87,12 +87,24 @@ def build(
     neighbours: Annotated[
         int, typer.Option(min=0, max=1000, help="Store each item's nearest ones; 0: none.")
     ] = 0,
+    neighbours_recall: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the true neighbours that the table must hold on average; 1: all, "
+            "which takes the square of the items in time.",
+        ),
+    ] = 1.0,
     dtype: Annotated[DtypeName | None, typer.Option(help="Default: the input's.")] = None,
     rows: RowsOption = None,
     id_column: IdColumnOption = "id",
     embedding_column: EmbeddingColumnOption = "embedding",
 ) -> None:
-    """Build a pool from embeddings and ids."""
+    """Build a pool from embeddings and ids.
+
+    Run again after it was stopped, it goes on with the neighbour table where that was.
+    """
     from coresift.server.pool.builder import BuildOptions, InputFiles, build_pool
 
     files = InputFiles(embeddings, ids, metadata, rows, id_column, embedding_column)
@@ -103,6 +115,7 @@ def build(
         metric=metric.value,
         index=index.value,
         neighbours=neighbours,
+        neighbours_recall=neighbours_recall,
         dtype=None if dtype is None else dtype.value,
     )
     with _plain_errors(), _Bar() as bar:
@@ -200,11 +213,18 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         "metric": manifest.metric,
         "index": index,
         "clusters": f"{manifest.clusters:,}",
-        "neighbours": str(manifest.neighbours or "no table"),
+        "neighbours": _table_facts(manifest),
         "metadata": ", ".join(manifest.metadata_columns) or "none",
         "segments": str(len(manifest.segments)),
         "size": f"{size / 2**20:,.1f} MiB",
     }
+
+
+def _table_facts(manifest: Manifest) -> str:
+    if not manifest.neighbours:
+        return "no table"
+    recall = manifest.neighbours_recall
+    return f"{manifest.neighbours}, {'exact' if recall == 1 else f'recall {recall:g} or more'}"
 
 
 def _say_made(out: Path, manifest: Manifest) -> None:

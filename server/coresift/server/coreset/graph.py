@@ -13,7 +13,8 @@ from coresift.server.coreset.items import SCAN_BYTES, Items, Part, unit
 from coresift.server.coreset.problem import Problem, Setting
 from coresift.server.pool.canonical import pair_similarities, product_error
 from coresift.server.pool.parallel import CORES, in_order
-from coresift.server.pool.self_join import PROBES, lower_bounds, places_above, self_join
+from coresift.server.pool.self_join import PROBES, self_join
+from coresift.server.pool.thresholds import lower_bounds, places_above
 
 Found = tuple[Int64s, Rows, Float32s | Float64s]
 """Positions, their neighbours and the cosines."""
@@ -44,8 +45,8 @@ class Graph:
 def neighbour_graph(problem: Problem, k: int) -> Graph:
     """The k (at most n - 1) nearest other items of each item by cosine, ties by position.
 
-    A zero vector has cosine 0 with everything. Exact from the pool's neighbour table, where it is
-    one of cosines, wide enough, and the items are the whole pool; exact for up to `EXACT_ITEMS`
+    A zero vector has cosine 0 with everything. From the pool's neighbour table, where it is one of
+    cosines, wide enough, and the items are the whole pool; exact for up to `EXACT_ITEMS`
     items; else by `self_join` over the pool's clusters, in float32. Reports the phase "graph".
 
     Raises:
@@ -59,6 +60,7 @@ def neighbour_graph(problem: Problem, k: int) -> Graph:
     if width == 0:
         return graph
     if table is not None and items.are_unit and n == len(table) and table.shape[1] >= width:
+        graph = replace(graph, exact=items.pool.manifest.neighbours_recall == 1)
         parts = _from_table(items, table[:, :width])
     elif n <= EXACT_ITEMS:
         parts = _exact(items, width)

@@ -1,13 +1,15 @@
 """Makes pool directories: a first version from embeddings, or the next from new ones.
 
 Everything is written into a temporary directory beside the target and renamed at the end, so
-that a crash leaves no half pool.
+that a crash leaves no half pool. The neighbour table, which may take hours, is made in a directory
+of its own, where a build that was killed finds it again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +26,6 @@ from coresift.server.pool.failures import BuildError
 from coresift.server.pool.finish import finish
 from coresift.server.pool.ids import write_ids
 from coresift.server.pool.manifest import (
-    FORMAT_VERSION,
     Dtype,
     IndexKind,
     Manifest,
@@ -77,6 +78,9 @@ class BuildOptions:
     index: Literal["auto", "flat", "ivf"] = "auto"
     neighbours: int = 0
     """Columns of the neighbour table, 0..1000; 0: none."""
+    neighbours_recall: float = 1.0
+    """Share of the true neighbours that the table must hold, in (0, 1]; 1: all, which takes the
+    square of the items in time."""
     dtype: Dtype | None = None
     """None: the input's."""
 
@@ -110,7 +114,11 @@ def build_pool(options: BuildOptions, progress: Progress | None = None) -> Manif
     report = progress or silent
     if not 0 <= options.neighbours <= MAX_NEIGHBOURS:
         raise BuildError(f"neighbours must be 0..{MAX_NEIGHBOURS}, not {options.neighbours}")
+    if not 0 < options.neighbours_recall <= 1:
+        raise BuildError(f"neighbours_recall must be in (0, 1], not {options.neighbours_recall}")
+    recall = options.neighbours_recall if options.neighbours else 1.0
     name = _checked_name(options.name or options.out.name)
+    partial = _partial(options.out)
     with new_directory(options.out) as directory:
         items = _read_items(options.files, directory / _SPOOL, options.dtype)
         dtype: Dtype = options.dtype or (
@@ -122,7 +130,7 @@ def build_pool(options: BuildOptions, progress: Progress | None = None) -> Manif
         if options.neighbours >= len(items.ids):
             raise BuildError(f"{len(items.ids)} items have no {options.neighbours} neighbours")
         draft = Manifest(
-            format_version=FORMAT_VERSION,
+            format_version=1 if recall == 1 else 2,
             name=name,
             version="",
             parent=None,
@@ -140,8 +148,13 @@ def build_pool(options: BuildOptions, progress: Progress | None = None) -> Manif
             metadata_columns=(),
             segments=(),
             files={},
+            neighbours_recall=recall,
         )
-        return _complete(directory, draft, items, items.ids, items.metadata, None, report)
+        manifest = _complete(
+            directory, draft, items, items.ids, items.metadata, None, partial, report
+        )
+    shutil.rmtree(partial, ignore_errors=True)
+    return manifest
 
 
 def append_pool(options: AppendOptions, progress: Progress | None = None) -> Manifest:
@@ -152,7 +165,7 @@ def append_pool(options: AppendOptions, progress: Progress | None = None) -> Man
         StartError: the parent is missing or damaged.
     """
     report = progress or silent
-    parent = Pool.open(options.parent)
+    parent, partial = Pool.open(options.parent), _partial(options.out)
     try:
         with new_directory(options.out) as directory:
             old = parent.manifest
@@ -168,7 +181,9 @@ def append_pool(options: AppendOptions, progress: Progress | None = None) -> Man
             draft = replace(old, parent=old.version)
             ids = joined_strings([parent.ids.strings, items.ids])
             table = joined(parent.metadata_table, old.items, items.metadata, len(items.ids))
-            return _complete(directory, draft, items, ids, table, parent, report)
+            manifest = _complete(directory, draft, items, ids, table, parent, partial, report)
+        shutil.rmtree(partial, ignore_errors=True)
+        return manifest
     finally:
         parent.close()
 
@@ -180,6 +195,7 @@ def _complete(
     ids: pa.LargeStringArray,
     metadata: pa.Table | None,
     parent: Pool | None,
+    partial: Path,
     report: Progress,
 ) -> Manifest:
     """Write the new segment and all that follows from it, the manifest last."""
@@ -205,7 +221,7 @@ def _complete(
         segments=(*draft.segments, span),
     )
     content = checksum_file(directory / layout.stored(number)).sha256
-    draft = finish(directory, draft, parent, report)
+    draft = finish(directory, draft, parent, content, partial, report)
     report("ids", 0.0)
     write_ids(directory, ids)
     if metadata is not None:
@@ -271,8 +287,17 @@ def _version(draft: Manifest, content: str, checksums: dict[str, FileChecksum]) 
     facts = [draft.parent, draft.dimension, draft.dtype, draft.metric, draft.index]
     parts = [layout.ID_DATA, layout.ID_OFFSETS, layout.METADATA]
     hashes = [checksums[part].sha256 if part in checksums else None for part in parts]
-    document = json.dumps([draft.format_version, *facts, draft.neighbours, content, *hashes])
+    table: list[float] = [draft.neighbours]
+    if draft.neighbours_recall < 1:
+        table.append(draft.neighbours_recall)
+    document = json.dumps([draft.format_version, *facts, *table, content, *hashes])
     return hashlib.sha256(document.encode()).hexdigest()[:32]
+
+
+def _partial(out: Path) -> Path:
+    """Where the neighbour table of a pool comes to be."""
+    out = out.absolute()
+    return out.with_name(f".{out.name}.neighbours")
 
 
 def _checked_name(name: str) -> str:

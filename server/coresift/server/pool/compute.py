@@ -9,6 +9,7 @@ import numpy as np
 from coresift.server.arrays import Float32s, Int64s
 from coresift.server.pool.canonical import Metric
 from coresift.server.pool.segment import Segment
+from coresift.server.pool.thresholds import lower_bounds, places
 from coresift.server.pool.widen import scratch, widen
 
 
@@ -70,11 +71,10 @@ class HostCompute:
         wanted = similarities >= floor[:, None]
         slots = stop - start
         if slots > k and np.count_nonzero(wanted) > 2 * k * len(queries):
-            kth = np.partition(similarities, slots - k, axis=1)[:, slots - k]
-            wanted = similarities >= np.maximum(floor, kth - slack)[:, None]
-        flat = np.flatnonzero(wanted)
-        query, slot = np.divmod(flat, slots)
-        return query, slot + start, similarities.ravel()[flat]
+            least = np.maximum(floor, lower_bounds(similarities, k) - slack)
+            wanted = similarities >= least[:, None]
+        query, slot = places(wanted)
+        return query, slot + start, similarities[query, slot]
 
     def _similarities(self, start: int, stop: int, queries: Float32s) -> Float32s:
         segment = self._segment

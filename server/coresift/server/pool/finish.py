@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from coresift.server.arrays import Float32s, Rows
 from coresift.server.pool import layout
@@ -18,17 +21,35 @@ from coresift.server.pool.clusters import (
     train_centroids,
     typical_rows,
 )
+from coresift.server.pool.directory import link_or_copy
+from coresift.server.pool.list_join import ListJoin, probes_for
 from coresift.server.pool.manifest import Manifest
-from coresift.server.pool.neighbours import fill_table
+from coresift.server.pool.neighbours import ExactTable, TableWork
+from coresift.server.pool.partial import partial_table
 from coresift.server.pool.pool import Pool
 from coresift.server.pool.progress import Counter, Progress
 from coresift.server.pool.rows import VectorRows
 from coresift.server.pool.segment import open_segment
+from coresift.server.pool.self_join import Lists
 from coresift.server.pool.writer import sort_into_lists
 
+_TABLE = 1
+"""Another number where the parts of a table are no longer the same: none goes on with the old."""
 
-def finish(directory: Path, draft: Manifest, parent: Pool | None, report: Progress) -> Manifest:
-    """Write all that follows from the vectors; the newest segment lies in row order yet."""
+
+def finish(
+    directory: Path,
+    draft: Manifest,
+    parent: Pool | None,
+    content: str,
+    partial: Path,
+    report: Progress,
+) -> Manifest:
+    """Write all that follows from the vectors; the newest segment lies in row order yet.
+
+    ``content`` is the hash of its vectors; ``partial`` is where the neighbour table comes to be,
+    and stays there beside the one in the directory.
+    """
     clusters, centroids = _cluster(directory, draft, parent, report)
     draft = replace(draft, clusters=len(centroids))
     if draft.index == "ivf":
@@ -44,7 +65,9 @@ def finish(directory: Path, draft: Manifest, parent: Pool | None, report: Progre
         lists = centroid_rows(centroids, draft.metric)
         draft = replace(draft, probes=probes_for_recall(pool, lists, clusters))
     if draft.neighbours:
-        _write_neighbours(directory, draft, pool, parent, report)
+        work, facts = _table_work(draft, pool, parent, clusters, centroids, report)
+        key = hashlib.sha256(json.dumps([content, *facts]).encode()).hexdigest()
+        _write_neighbours(directory, draft, work, partial, key, report)
     cold_start = len(np.fromfile(directory / layout.COLD_START, np.int32))
     return replace(draft, cold_start=cold_start)
 
@@ -73,15 +96,40 @@ def _cluster(
     return clusters, centroids
 
 
-def _write_neighbours(
-    directory: Path, draft: Manifest, pool: VectorRows, parent: Pool | None, report: Progress
-) -> None:
-    shape = (pool.items, draft.neighbours)
-    table = np.memmap(directory / layout.NEIGHBOURS, np.int32, "w+", shape=shape)
-    known = 0
+def _table_work(
+    draft: Manifest,
+    pool: VectorRows,
+    parent: Pool | None,
+    clusters: Rows,
+    centroids: Float32s,
+    report: Progress,
+) -> tuple[TableWork, list[Any]]:
+    """How the table is made, and what decides it beside the newest vectors."""
+    k, recall = draft.neighbours, draft.neighbours_recall
+    facts = [_TABLE, draft.parent, draft.metric, draft.dtype, pool.items, k]
     if parent is not None and parent.neighbour_table is not None:
-        known = parent.manifest.items
-        table[:known] = parent.neighbour_table
-    counter = Counter(report, "neighbours", pool.items)
-    fill_table(pool, np.asarray(table), known, counter.add)
-    table.flush()
+        return ExactTable(pool, k, parent.neighbour_table), facts
+    if recall == 1:
+        return ExactTable(pool, k, np.empty((0, k), np.int32)), facts
+    report("recall", 0.0)
+    lists = Lists.of(clusters, centroids, draft.metric)
+    probes = probes_for(pool, lists, k, recall)
+    parts = [hashlib.sha256(array.tobytes()).hexdigest() for array in (clusters, centroids)]
+    return ListJoin(pool, lists, probes, k), [*facts, probes, *parts]
+
+
+def _write_neighbours(
+    directory: Path, draft: Manifest, work: TableWork, partial: Path, key: str, report: Progress
+) -> None:
+    chunks = work.chunks()
+    counter = Counter(report, "neighbours", draft.items)
+    with (
+        threadpool_limits(1, user_api="blas"),  # blocks are spread over the cores
+        partial_table(partial, key, (draft.items, draft.neighbours)) as table,
+    ):
+        rest = chunks[table.done :]
+        counter.add(sum(end - start for start, end in chunks[: table.done]))
+        for rows, neighbours in work.work(rest):
+            table.add(rows, neighbours)
+            counter.add(len(rows))
+    link_or_copy(table.path, directory / layout.NEIGHBOURS)

@@ -14,7 +14,9 @@ from coresift.server.errors import StartError
 from coresift.server.pool import layout
 from coresift.server.pool.canonical import Metric
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest that is read. Pools whose neighbour table is not exact have it; all others are
+written as 1, which older releases read too."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 """None leaves its directory, or is hidden."""
@@ -63,6 +65,8 @@ class Manifest:
     segments: tuple[SegmentSpan, ...]
     files: dict[str, tuple[int, str]]
     """Name to bytes and SHA-256."""
+    neighbours_recall: float = 1.0
+    """Share of a row's true neighbours that the table holds at least, on average; 1: exact."""
 
     @property
     def has_norms(self) -> bool:
@@ -98,6 +102,8 @@ class Manifest:
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest with its own checksum."""
     fields = asdict(manifest)
+    if manifest.format_version == 1:
+        del fields["neighbours_recall"]
     document = {**fields, "checksum": _checksum(fields)}
     (directory / layout.MANIFEST).write_text(json.dumps(document, indent=1) + "\n", "utf-8")
 
@@ -185,6 +191,8 @@ def _require_known_words(manifest: Manifest) -> None:
         raise ValueError(f"dtype {manifest.dtype}, metric {manifest.metric}")
     if manifest.index not in get_args(IndexKind):
         raise ValueError(f"index {manifest.index}")
+    if not 0 < manifest.neighbours_recall <= 1:
+        raise ValueError(f"neighbours_recall {manifest.neighbours_recall}")
     if manifest.items < 1 or manifest.dimension < 1 or manifest.clusters < 1:
         raise ValueError("a count below 1")
     if not (math.isfinite(manifest.max_norm) and manifest.max_norm > 0):

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from coresift.server.arrays import Rows
+from coresift.server.pool.half_gain import half_pays
 from coresift.server.pool.rows import VectorRows
-from coresift.server.pool.search import QUERY_ROWS, Shortlist, exact_search, scan_all
+from coresift.server.pool.search import QUERY_ROWS, exact_search, scan_all
+from coresift.server.pool.shortlist import Shortlist
+
+Chunk = tuple[int, int]
+"""Half-open: a part of the work on a table, of as many rows."""
+
+
+class TableWork(Protocol):
+    """A way to the neighbours of all rows, in parts that stand alone."""
+
+    def chunks(self) -> list[Chunk]:
+        """All parts, always the same."""
+        ...
+
+    def work(self, chunks: Sequence[Chunk]) -> Iterator[tuple[Rows, Rows]]:
+        """Rows, int32 [m], and their neighbours, int32 [m, k], chunk by chunk."""
+        ...
 
 
 def without_self(found: Rows, rows: Rows) -> Rows:
@@ -23,39 +42,49 @@ def without_self(found: Rows, rows: Rows) -> Rows:
     return others
 
 
-def fill_table(
-    pool: VectorRows, table: Rows, known: int, done: Callable[[int], None] | None = None
-) -> None:
-    """Write the exact k nearest other rows of every row into ``table`` (int32 [N, k]).
+@dataclass(frozen=True, slots=True)
+class ExactTable:
+    """The exact k nearest other rows of every row.
 
-    ``table[:known]`` holds those among the rows below ``known`` already: only rows from there
-    on are compared with them.
+    Attributes:
+        pool: the rows.
+        k: 1..N - 1.
+        old: int32 [known, k], the neighbours of the first rows among these: they are compared
+            with later rows only.
     """
-    k = table.shape[1]
-    old = [(start, min(known, start + QUERY_ROWS)) for start in range(0, known, QUERY_ROWS)]
-    new = [
-        (start, min(pool.items, start + QUERY_ROWS))
-        for start in range(known, pool.items, QUERY_ROWS)
-    ]
-    for start, end in old + new:
-        rows = np.arange(start, end, dtype=np.int32)
-        if end <= known:
-            table[start:end] = _extended(pool, rows, table[start:end], known)
-        else:
-            found, _ = exact_search(pool, pool.fetch(rows), k + 1)
-            table[start:end] = without_self(found, rows)
-        if done is not None:
-            done(end - start)
 
+    pool: VectorRows
+    k: int
+    old: Rows
 
-def _extended(pool: VectorRows, rows: Rows, old: Rows, known: int) -> Rows:
-    """The k nearest among the old ones and the rows from ``known`` on."""
-    k = old.shape[1]
-    vectors = pool.fetch(rows)
-    shortlist = Shortlist(pool, vectors, k)
-    queries = np.repeat(np.arange(len(rows)), k)
-    similar = pool.similarities(old.ravel(), vectors, queries)
-    shortlist.add(queries, old.ravel(), similar.astype(np.float32))
-    scan_all(pool, vectors, k, shortlist, first_row=known)
-    _, found, _ = shortlist.best()
-    return found.reshape(len(rows), k)
+    def chunks(self) -> list[Chunk]:
+        """Rows: first those that have a list, then the others."""
+        known, items = len(self.old), self.pool.items
+        return [
+            (start, min(end, start + QUERY_ROWS))
+            for first, end in ((0, known), (known, items))
+            for start in range(first, end, QUERY_ROWS)
+        ]
+
+    def work(self, chunks: Sequence[Chunk]) -> Iterator[tuple[Rows, Rows]]:
+        """Rows, int32 [m], and their neighbours, int32 [m, k], chunk by chunk."""
+        half_pays(QUERY_ROWS, self.pool.items, self.pool.dimension, wait=True)
+        for start, end in chunks:
+            rows = np.arange(start, end, dtype=np.int32)
+            if end <= len(self.old):
+                yield rows, self._extended(rows, self.old[start:end])
+            else:
+                found, _ = exact_search(self.pool, self.pool.fetch(rows), self.k + 1)
+                yield rows, without_self(found, rows)
+
+    def _extended(self, rows: Rows, old: Rows) -> Rows:
+        """The k nearest among the old ones and the rows that came later."""
+        vectors = self.pool.fetch(rows)
+        shortlist = Shortlist(self.pool, vectors, self.k)
+        queries = np.repeat(np.arange(len(rows)), self.k)
+        similar = self.pool.similarities(old.ravel(), vectors, queries)
+        shortlist.add(queries, old.ravel(), similar.astype(np.float32))
+        shortlist.prune()
+        scan_all(self.pool, vectors, self.k, shortlist, first_row=len(self.old))
+        _, found, _ = shortlist.best()
+        return found.reshape(len(rows), self.k)

@@ -7,11 +7,14 @@ slice a block (measured: 320 ms a scan instead of 60).
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import cache
-from threading import Lock, local
+from threading import Lock, get_native_id, local
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -22,6 +25,9 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 CORES = usable_cores()
+NICE = 5
+"""Of background threads: a third of what others get. Less, and one that holds the interpreter's
+lock might not run for long while all wait for it."""
 
 _thread = local()
 
@@ -32,14 +38,22 @@ def limit_blas() -> None:
 
 
 def stay_behind() -> None:
-    """Let this thread spread its parts only while no other work is spread: background work takes
-    the cores that nobody else needs."""
+    """Let this thread spread its parts only while no other work is spread, and give way to
+    others: background work takes the cores that nobody else needs."""
     _thread.is_behind = True
+    give_way()
+
+
+def give_way() -> None:
+    """Let the system prefer other threads to this one, where it can (Linux)."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), NICE)
 
 
 @cache
-def _threads(name: str) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(CORES, thread_name_prefix=name)
+def _threads(name: str, prepare: Callable[[], None] | None = None) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(CORES, thread_name_prefix=name, initializer=prepare)
 
 
 class _Foreground:
@@ -70,14 +84,15 @@ def in_order(work: Callable[[A], T], parts: Iterable[A]) -> Iterator[T]:
     if CORES == 1:
         yield from map(work, parts)
     elif getattr(_thread, "is_behind", False):
-        yield from _ahead(work, parts, "behind", lambda: 0 if foreground.count else CORES)
+        threads = _threads("behind", give_way)
+        yield from _ahead(work, parts, threads, lambda: 0 if foreground.count else CORES)
     else:
         with foreground:
-            yield from _ahead(work, parts, "blocks", lambda: 2 * CORES)
+            yield from _ahead(work, parts, _threads("blocks"), lambda: 2 * CORES)
 
 
 def _ahead(
-    work: Callable[[A], T], parts: Iterable[A], threads: str, most: Callable[[], int]
+    work: Callable[[A], T], parts: Iterable[A], threads: ThreadPoolExecutor, most: Callable[[], int]
 ) -> Iterator[T]:
     """Results in order, with ``most()`` parts ahead; with none this thread works itself."""
     ahead: deque[Future[T]] = deque()
@@ -88,7 +103,7 @@ def _ahead(
                     yield ahead.popleft().result()
                 yield work(part)
                 continue
-            ahead.append(_threads(threads).submit(work, part))
+            ahead.append(threads.submit(work, part))
             if len(ahead) > limit:
                 yield ahead.popleft().result()
         while ahead:

@@ -55,7 +55,7 @@ class Pool:
         )
         """int32: typical items of distinct clusters, the largest cluster first."""
         self.neighbour_table: Rows | None = None
-        """int32 [N, k] where the pool has one."""
+        """int32 [N, k] where the pool has one, of the manifest's ``neighbours_recall``."""
         if manifest.neighbours:
             table = map_array(directory / layout.NEIGHBOURS, np.int32, (n, manifest.neighbours))
             self.neighbour_table = _read_only(table)
@@ -124,7 +124,10 @@ class Pool:
     def neighbours(
         self, rows: npt.NDArray[np.integer], k: int, *, stop: Stop | None = None
     ) -> Rows:
-        """Nearest other rows of rows, int32 [n, min(k, N - 1)], in the order of `search`."""
+        """Nearest other rows of rows, int32 [n, min(k, N - 1)], in the order of `search`.
+
+        Read from the pool's table where that is wide enough, at its ``neighbours_recall``.
+        """
         own: Rows = np.asarray(rows, np.int32)
         vectors = self._vectors.fetch(own)
         count = min(k, self.manifest.items - 1)

@@ -13,6 +13,7 @@ from coresift.server.pool.canonical import Metric, pair_similarities, product_er
 from coresift.server.pool.compute import Compute
 from coresift.server.pool.device import compute_for
 from coresift.server.pool.failures import Cancelled
+from coresift.server.pool.half import HalfRows
 from coresift.server.pool.parallel import in_order
 from coresift.server.pool.segment import Segment
 
@@ -20,8 +21,8 @@ T = TypeVar("T")
 
 Stop = Callable[[], bool]
 
-_PAIRS = 8192
-"""Vectors fetched at a time to re-score pairs."""
+_PAIRS = 1024
+"""Vectors fetched at a time to re-score pairs: their copies stay in the cache."""
 
 
 class Block:
@@ -68,6 +69,9 @@ class VectorRows:
     ) -> None:
         self.segments = tuple(segments)
         self.computes = tuple(compute_for(segment, metric, device) for segment in segments)
+        self.halves = tuple(
+            HalfRows(segment, metric) if device == "cpu" else None for segment in segments
+        )
         self.metric: Metric = metric
         self.max_norm = max_norm
         self.items = sum(segment.items for segment in segments)

@@ -2,98 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 
 from coresift.server.arrays import Float32s, Float64s, Int64s, Rows
-from coresift.server.pool.canonical import best_first
 from coresift.server.pool.compute import Compute
+from coresift.server.pool.half import HalfQueries, HalfRows
+from coresift.server.pool.half_gain import half_pays, one_thread
 from coresift.server.pool.parallel import in_order
 from coresift.server.pool.rows import Stop, VectorRows, check
 from coresift.server.pool.segment import Segment
+from coresift.server.pool.shortlist import Shortlist
 
 QUERY_ROWS = 512
 """Queries answered together: large enough for full speed of the products, and few enough
 that block x queries fits in 32 MiB."""
 
+_Nearest = Callable[[int, int, int, Float32s, Float32s], tuple[Int64s, Int64s, Float32s]]
+"""Start and stop, k, floor, slack: pairs as `Compute.nearest` finds them."""
+
 _SEARCH_SLOTS = 8192
-
-_CROWD = 4096
-"""Pairs beyond k that one query may keep on float32 evidence; more are near-ties (duplicate
-rows), and only exact similarities can tell them apart."""
-
-
-class Shortlist:
-    """The pairs (query, row) that may still be among the k nearest of their query.
-
-    A pair stays while its float32 similarity is within twice the error bound of the query's
-    k-th best so far: a true neighbour can be no lower.
-    """
-
-    def __init__(self, pool: VectorRows, vectors: Float32s, k: int) -> None:
-        self._pool = pool
-        self._vectors = vectors
-        self._k = k
-        error = pool.error(vectors)
-        self.slack: Float32s = _up(2 * error)
-        self._error = error
-        self.floor: Float32s = np.full(len(vectors), -np.inf, np.float32)
-        self._queries = [np.empty(0, np.int64)]
-        self._rows = [np.empty(0, np.int32)]
-        self._values = [np.empty(0, np.float32)]
-        self._size = 0
-        self._limit = 3 * k * len(vectors) // 2
-
-    def add(self, queries: Int64s, rows: Rows, values: Float32s) -> None:
-        """Consider pairs; each pair may come once."""
-        self._queries.append(queries)
-        self._rows.append(rows)
-        self._values.append(values)
-        self._size += len(rows)
-        if self._size > self._limit:
-            self._prune()
-
-    def best(self) -> tuple[Int64s, Rows, Float64s]:
-        """The k nearest of each query (fewer if fewer were added), canonical: query, row,
-        similarity."""
-        self._prune()
-        queries, rows = self._queries[0], self._rows[0]
-        similarities = self._pool.similarities(rows, self._vectors, queries)
-        order = best_first(queries, rows, similarities)
-        order = order[_rank(queries[order]) < self._k]
-        return queries[order], rows[order], similarities[order]
-
-    def _prune(self) -> None:
-        queries = np.concatenate(self._queries)
-        rows = np.concatenate(self._rows)
-        values = np.concatenate(self._values)
-        order = np.lexsort((-values, queries))
-        queries, rows, values = queries[order], rows[order], values[order]
-        kth = np.flatnonzero(_rank(queries) == self._k - 1)
-        owner = queries[kth]
-        self.floor[owner] = np.maximum(self.floor[owner], values[kth] - self.slack[owner])
-        keep = values >= self.floor[queries]
-        for query in np.flatnonzero(np.bincount(queries[keep]) > 4 * self._k + _CROWD):
-            self._prune_exactly(int(query), queries, rows, keep)
-        self._set(queries[keep], rows[keep], values[keep])
-
-    def _prune_exactly(
-        self, query: int, queries: Int64s, rows: Rows, keep: np.typing.NDArray[np.bool_]
-    ) -> None:
-        mine = np.flatnonzero((queries == query) & keep)
-        exact = self._pool.similarities(rows[mine], self._vectors, queries[mine])
-        best = best_first(queries[mine], rows[mine], exact)[: self._k]
-        keep[mine] = False
-        keep[mine[best]] = True
-        lowest = np.float32(exact[best[-1]] - self._error[query])
-        lowest = np.nextafter(lowest, np.float32(-np.inf))
-        self.floor[query] = max(self.floor[query], lowest)
-
-    def _set(self, queries: Int64s, rows: Rows, values: Float32s) -> None:
-        self._queries, self._rows, self._values = [queries], [rows], [values]
-        self._size = len(rows)
-        self._limit = self._size + self._k * len(self._vectors) // 2
 
 
 def exact_search(
@@ -131,27 +62,55 @@ def scan_all(
     first_row: int = 0,
 ) -> None:
     """Show the shortlist every row of the segments from ``first_row`` on."""
-    for segment, compute in zip(pool.segments, pool.computes, strict=True):
+    for number, segment in enumerate(pool.segments):
         if segment.first < first_row:
             continue
-        step = max(_SEARCH_SLOTS, compute.block_bytes // (4 * QUERY_ROWS))
+        step, spread, nearest = _way(pool, number, batch)
 
-        def nearest(
+        def some(
             start: int,
             step: int = step,
             items: int = segment.items,
-            compute: Compute = compute,
+            nearest: _Nearest = nearest,
         ) -> tuple[Int64s, Int64s, Float32s]:
             check(stop)
             # The floor may rise meanwhile: an older one only lets a few more pairs through.
             end = min(items, start + step)
-            return compute.nearest(start, end, batch, k, shortlist.floor, shortlist.slack)
+            return nearest(start, end, k, shortlist.floor, shortlist.slack)
 
         starts = range(0, segment.items, step)
-        for queries, slots, values in (
-            in_order(nearest, starts) if compute.spread else map(nearest, starts)
-        ):
+        for queries, slots, values in in_order(some, starts) if spread else map(some, starts):
             shortlist.add(queries, _rows_of(segment, slots), values)
+
+
+def _way(pool: VectorRows, number: int, batch: Float32s) -> tuple[int, bool, _Nearest]:
+    """How to look for the nearest rows of a segment: slots a block, whether the blocks may be
+    spread over threads, and what finds them."""
+    compute, half = pool.computes[number], pool.halves[number]
+    if half is not None and half_pays(len(batch), pool.segments[number].items, pool.dimension):
+        rounded = HalfQueries.of(batch)
+        return (
+            _SEARCH_SLOTS,
+            True,
+            lambda start, end, *rest: half.nearest(start, end, rounded, *rest),
+        )
+    step = max(_SEARCH_SLOTS, compute.block_bytes // (4 * QUERY_ROWS))
+    return step, compute.spread or half is not None, partial(_nearest, compute, half, batch)
+
+
+def _nearest(
+    compute: Compute,
+    half: HalfRows | None,
+    queries: Float32s,
+    start: int,
+    stop: int,
+    k: int,
+    floor: Float32s,
+    slack: Float32s,
+) -> tuple[Int64s, Int64s, Float32s]:
+    """`Compute.nearest`, on the calling thread alone where the rows are on this machine."""
+    with nullcontext() if half is None or compute.spread else one_thread():
+        return compute.nearest(start, stop, queries, k, floor, slack)
 
 
 def list_search(
@@ -169,13 +128,23 @@ def list_search(
     """
     rows = np.empty((len(vectors), k), np.int32)
     similarities = np.empty((len(vectors), k), np.float64)
+    spread = all(half is not None for half in pool.halves)
     for start in range(0, len(vectors), QUERY_ROWS):
         batch = vectors[start : start + QUERY_ROWS]
         nearest, _ = exact_search(centroids, batch, min(probes, centroids.items), stop)
         shortlist = Shortlist(pool, batch, k)
-        for number, askers in _by_list(nearest):
+
+        def visit(
+            probed: tuple[int, Int64s], batch: Float32s = batch, shortlist: Shortlist = shortlist
+        ) -> list[tuple[Int64s, Rows, Float32s]]:
             check(stop)
-            _visit_list(pool, batch, k, shortlist, number, askers)
+            return list(_visit_list(pool, batch, k, shortlist, *probed))
+
+        for pairs in (
+            in_order(visit, _by_list(nearest)) if spread else map(visit, _by_list(nearest))
+        ):
+            for part in pairs:
+                shortlist.add(*part)
         queries, found, values = shortlist.best()
         counts = np.bincount(queries, minlength=len(batch))
         enough = counts[queries] == k
@@ -190,17 +159,17 @@ def list_search(
 
 def _visit_list(
     pool: VectorRows, batch: Float32s, k: int, shortlist: Shortlist, number: int, askers: Int64s
-) -> None:
-    for segment, compute in zip(pool.segments, pool.computes, strict=True):
+) -> Iterator[tuple[Int64s, Rows, Float32s]]:
+    """Pairs for the shortlist from a list of each segment."""
+    for segment, compute, half in zip(pool.segments, pool.computes, pool.halves, strict=True):
         if segment.maps is None:
             continue
         start, end = (int(slot) for slot in segment.maps.lists[number : number + 2])
         if start == end:
             continue
-        queries, slots, values = compute.nearest(
-            start, end, batch[askers], k, shortlist.floor[askers], shortlist.slack[askers]
-        )
-        shortlist.add(askers[queries], _rows_of(segment, slots), values)
+        bounds = k, shortlist.floor[askers], shortlist.slack[askers]
+        queries, slots, values = _nearest(compute, half, batch[askers], start, end, *bounds)
+        yield askers[queries], _rows_of(segment, slots), values
 
 
 def _by_list(nearest: Rows) -> Iterator[tuple[int, Int64s]]:
@@ -216,12 +185,3 @@ def _by_list(nearest: Rows) -> Iterator[tuple[int, Int64s]]:
 def _rows_of(segment: Segment, slots: Int64s) -> Rows:
     rows = slots if segment.maps is None else segment.maps.slot_rows[slots]
     return (rows + segment.first).astype(np.int32)
-
-
-def _rank(groups: Int64s) -> Int64s:
-    """Place of each element among its equals, for sorted ``groups``."""
-    return np.arange(len(groups)) - np.searchsorted(groups, groups)
-
-
-def _up(values: Float64s) -> Float32s:
-    return np.nextafter(values.astype(np.float32), np.float32(np.inf))

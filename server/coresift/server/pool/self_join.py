@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coresift.server.arrays import Bools, Float32s, Int64s, Rows
+from coresift.server.arrays import Float32s, Int64s, Rows
+from coresift.server.pool.canonical import Metric
 from coresift.server.pool.parallel import in_order
 from coresift.server.pool.rows import Stop, check
+from coresift.server.pool.thresholds import SPREAD, lower_bounds, places
 
 PROBES = 16
 """Lists that each list is compared with, itself among them."""
@@ -20,9 +22,6 @@ ROWS = 256
 COLUMNS = 8_192
 """Items that these are compared with in one product: both copies and the product, 17 MiB at
 d = 256, stay with the allocator."""
-
-_SPREAD = 4
-"""Groups a wanted value: more cost time to sort, fewer let more values through."""
 
 
 def self_join(
@@ -57,54 +56,72 @@ def self_join(
         Positions int64 [m], every one once, their neighbours int32 [m, k], the nearest first,
         ties by position, and the inner products float32 [m, k].
     """
-    lists = _Lists.of(clusters, centroids)
+    lists = Lists.of(clusters, centroids)
 
     def join(span: tuple[int, int, int]) -> tuple[Int64s, Rows, Float32s]:
         number, start, end = span
         mine = lists.order[start:end]
         return mine, *_nearest(vectors, mine, lists.around(number, probes, k), k, stop)
 
-    spans = (
-        (number, start, min(start + ROWS, end))
-        for number, (first, end) in enumerate(zip(lists.starts, lists.starts[1:], strict=False))
-        for start in range(first, end, ROWS)
-    )
-    yield from in_order(join, spans)
+    yield from in_order(join, lists.chunks(ROWS))
 
 
 @dataclass(frozen=True, slots=True)
-class _Lists:
+class Lists:
     """Items by cluster, long clusters in several lists.
 
     Attributes:
         order: int64 [n], positions by list, then position.
         starts: int64 [lists + 1], where each list begins.
         owners: int64 [lists], its cluster.
-        centroids: float32 [c, d], of length 1.
+        centroids: float32 [c, d].
+        handicaps: float32 [c]: a centroid is the nearer to another the larger their inner product
+            less this is.
     """
 
     order: Int64s
     starts: Int64s
     owners: Int64s
     centroids: Float32s
+    handicaps: Float32s
 
     @classmethod
-    def of(cls, clusters: Rows, centroids: Float32s) -> _Lists:
+    def of(cls, clusters: Rows, centroids: Float32s, metric: Metric = "ip") -> Lists:
         order = np.argsort(clusters, kind="stable")
         sizes = np.bincount(clusters, minlength=len(centroids))
         longest = LONGEST * -(-len(clusters) // np.count_nonzero(sizes))
         place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         owner = clusters[order].astype(np.int64)
         begins = np.flatnonzero(place % longest == 0)
-        return cls(order, np.append(begins, len(order)), owner[begins], centroids)
+        handicaps = np.einsum("ij,ij->i", centroids, centroids) / np.float32(2)
+        if metric != "l2":
+            handicaps[:] = 0
+        return cls(order, np.append(begins, len(order)), owner[begins], centroids, handicaps)
+
+    def __len__(self) -> int:
+        return len(self.owners)
+
+    def at(self, place: int) -> int:
+        """The list that holds a place in ``order``."""
+        return int(np.searchsorted(self.starts, place, side="right")) - 1
+
+    def chunks(self, longest: int) -> Iterator[tuple[int, int, int]]:
+        """Parts of lists: the list's number and half-open places in ``order``."""
+        for number, (first, end) in enumerate(zip(self.starts, self.starts[1:], strict=False)):
+            for start in range(first, end, longest):
+                yield number, start, min(start + longest, int(end))
+
+    def ranking(self, number: int) -> Int64s:
+        """All lists, the nearest to a list first: itself."""
+        own = self.owners[number]
+        closeness = (self.centroids @ self.centroids[own] - self.handicaps)[self.owners]
+        closeness[self.owners == own] = np.inf
+        apart = np.abs(np.arange(len(self.owners)) - number)
+        return np.lexsort((apart, -closeness))
 
     def around(self, number: int, probes: int, k: int) -> Int64s:
         """Positions in the lists nearest to a list, that list's first."""
-        own = self.owners[number]
-        closeness = (self.centroids @ self.centroids[own])[self.owners]
-        closeness[self.owners == own] = np.inf
-        apart = np.abs(np.arange(len(self.owners)) - number)
-        nearest = np.lexsort((apart, -closeness))
+        nearest = self.ranking(number)
         held = np.cumsum(np.diff(self.starts)[nearest])
         enough = max(probes, int(np.searchsorted(held, k + 1)) + 1)
         parts = [self.order[self.starts[at] : self.starts[at + 1]] for at in nearest[:enough]]
@@ -149,36 +166,10 @@ def _nearest(
 def _some_above(values: Float32s, floor: Float32s, k: int) -> tuple[Int64s, Int64s]:
     """As `places_above`, but where these are many only the k largest of a row, ties by column."""
     above = values >= floor[:, None]
-    if np.count_nonzero(above) > _SPREAD * k * len(values) and values.shape[1] > k:
+    if np.count_nonzero(above) > SPREAD * k * len(values) and values.shape[1] > k:
         # Copies, or few different values: nearly all may equal the bound.
         bound = np.partition(values, -k, axis=1)[:, -k, None]
         larger, equal = values > bound, values == bound
         room = k - np.count_nonzero(larger, axis=1)[:, None]
         above &= larger | (equal & (np.cumsum(equal, axis=1, dtype=np.int32) <= room))
-    return _places(above)
-
-
-def lower_bounds(values: Float32s, k: int) -> Float32s:
-    """A bound that at least k values of each row reach, float32 [m]; values is [m, n], n >= k.
-
-    Columns are dealt into groups, and the k-th largest of the groups' maxima is taken: it lies
-    little below the k-th largest value, and most values only stream by.
-    """
-    columns = values.shape[1]
-    groups = _SPREAD * k
-    tall = columns // groups
-    if tall > 1:
-        dealt = values[:, : tall * groups].reshape(len(values), tall, groups)
-        values, columns = dealt.max(axis=1), groups
-    bounds: Float32s = np.partition(values, columns - k, axis=1)[:, columns - k]
-    return bounds
-
-
-def places_above(values: Float32s, floor: Float32s) -> tuple[Int64s, Int64s]:
-    """Rows and columns of the values that reach their row's floor, int64, by row, then column."""
-    return _places(values >= floor[:, None])
-
-
-def _places(chosen: Bools) -> tuple[Int64s, Int64s]:
-    rows, columns = np.divmod(np.flatnonzero(chosen), chosen.shape[1])
-    return rows, columns
+    return places(above)

@@ -1,0 +1,84 @@
+"""Whether products in bfloat16 are worth it here, and torch on one thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import cache
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+_QUERIES = 32
+"""Fewer take little more time than the reading of the rows."""
+_DIMENSION = 64
+"""In fewer dimensions the products are not what takes the time."""
+_WORK = 2**32
+"""Multiplications, a tenth of a second, from which the import of torch is worth it."""
+_GAIN = 1.5
+"""How much faster bfloat16 must be to be used at all."""
+
+
+def half_pays(queries: int, items: int, dimension: int, *, wait: bool = False) -> bool:
+    """Whether bfloat16 products are faster for a search of this size.
+
+    The first search that is large enough has torch imported and both ways measured, once for the
+    process and beside its work (a second or two): until then the answer is no, unless ``wait``.
+    """
+    if queries < _QUERIES or dimension < _DIMENSION or queries * items * dimension < _WORK:
+        return False
+    answer = _measured()
+    return (wait or answer.done()) and answer.result() > _GAIN
+
+
+@cache
+def _openmp() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="openmp")
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """torch works on the calling thread alone meanwhile; others are not concerned."""
+    import torch
+
+    torch.get_num_threads()  # a thread's first use of torch sets its number: not after us
+    limit: AbstractContextManager[object] = _openmp().limit(limits=1)
+    return limit
+
+
+@cache
+def _measured() -> Future[float]:
+    executor = ThreadPoolExecutor(1, thread_name_prefix="half")
+    try:
+        return executor.submit(_gain)
+    finally:
+        executor.shutdown(wait=False)
+
+
+def _gain() -> float:
+    """How many times faster bfloat16 products are than NumPy's in float32, on this machine."""
+    import torch
+
+    chance = np.random.default_rng(0)
+    rows = chance.standard_normal((2048, 256), np.float32)
+    queries = rows[:128].copy()
+    with one_thread():
+        wide, half = torch.from_numpy(rows), torch.from_numpy(queries).to(torch.bfloat16)
+        scratch = wide.to(torch.bfloat16)
+
+    def rounded() -> None:
+        with one_thread():
+            torch.mm(half, scratch.copy_(wide).T)
+
+    return _seconds(lambda: queries @ rows.T) / _seconds(rounded)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """The least of five times: others may take the core."""
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
