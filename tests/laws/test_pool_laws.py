@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fixtures.pools import brute_force, make_pool
 
+from coresift.server.pool import half as half_module
+from coresift.server.pool import search as search_module
 from coresift.server.pool.search import exact_search
 
 
@@ -34,10 +37,17 @@ pools = {
 }
 
 
-@settings(max_examples=40, deadline=None)
-@given(**pools, k=st.integers(1, 70), device=st.sampled_from(["cpu", "torch:cpu"]))
-def test_search_is_brute_force(X: Any, metric: str, index: str, k: int, device: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+@settings(max_examples=60, deadline=None)
+@given(
+    **pools, k=st.integers(1, 70), device=st.sampled_from([None, "torch:cpu"]), half=st.booleans()
+)
+def test_search_is_brute_force(
+    X: Any, metric: str, index: str, k: int, device: str | None, half: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_module, "half_pays", lambda *_: half)
+        patch.setattr(search_module, "_SEARCH_SLOTS", 7 if half else 8192)
+        patch.setattr(half_module, "_SPARSE", 1)  # few enough are near, however many
         pool = make_pool(Path(folder), X, metric=metric, index=index, device=device)
         own = pool.fetch(np.arange(min(5, len(X))))
         outside = pool.normalise(np.random.default_rng(k).standard_normal((2, X.shape[1])))

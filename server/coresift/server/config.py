@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -61,7 +63,7 @@ class ServeConfig:
         state_volatile: accept a Redis that keeps nothing on disk.
         state_min_replicas: how many replicas of Redis must have a write before it is acknowledged.
         artifacts: root of signals and core-sets, any fsspec URI; None: under ``data_dir``.
-        device: where embeddings live: auto, cpu or cuda.
+        device: where embeddings live: auto, cpu, cuda or cuda:NUMBER.
         tokens: access tokens; None: whoever reaches the port may do everything.
         tls_cert, tls_key: PEM files; None: plain text.
         tls_client_ca: whose certificates clients must show (mTLS); None: they need none.
@@ -118,18 +120,26 @@ def address(option: str, value: str) -> tuple[str, int]:
 
 
 def resolve_device(device: str) -> str:
-    """cpu or cuda. ``auto`` takes CUDA where there is a GPU; ``cuda`` without one: StartError."""
-    if device not in {"auto", "cpu", "cuda"}:
-        raise StartError(f"--device must be auto, cpu or cuda, got {device!r}")
+    """``cpu``, ``cuda`` or ``cuda:1``.
+
+    ``auto`` takes CUDA where there is a GPU. StartError for a GPU that is not there.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
+        raise StartError(f"--device must be auto, cpu, cuda or cuda:NUMBER, got {device!r}")
     # torch is slow to import: ask it only where a driver is at hand, or the user insists.
     if device == "cpu" or (device == "auto" and not Path("/dev/nvidiactl").exists()):
         return "cpu"
     try:
         import torch
     except ImportError as error:
-        raise StartError("--device cuda needs torch: install coresift[server,gpu]") from error
-    if torch.cuda.is_available():
-        return "cuda"
-    if device == "cuda":
-        raise StartError("--device cuda: torch sees no CUDA GPU here; use --device cpu")
-    return "cpu"
+        raise StartError(f"--device {device} needs torch: install coresift[server,gpu]") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of an old driver; we say it ourselves
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda" if gpus else "cpu"
+    if not gpus:
+        raise StartError(f"--device {device}: torch sees no CUDA GPU here; use --device cpu")
+    if int(device.partition(":")[2] or 0) >= gpus:
+        raise StartError(f"--device {device}: torch sees {gpus} CUDA GPUs here, numbered from 0")
+    return device

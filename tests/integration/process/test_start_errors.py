@@ -137,11 +137,23 @@ def test_redis_without_aof_needs_a_flag(pools: Pools, tmp_path: Path, redis: str
 
 
 def test_no_gpu(pools: Pools, tmp_path: Path) -> None:
+    options = ("--pool", pools.things.directory, "--data-dir", tmp_path, "--device")
+    assert "must be auto, cpu, cuda or cuda:NUMBER, got 'sea'" in outcome(*options, "sea")
     if Path("/dev/nvidiactl").exists():
+        assert "--device cuda:999: torch sees" in outcome(*options, "cuda:999")
         pytest.skip("there is a GPU here")
+    for device in ("cuda", "cuda:7"):
+        reason = f"--device {device}: torch sees no CUDA GPU here; use --device cpu"
+        assert reason in outcome(*options, device)
+
+
+def test_no_torch_for_the_gpu(
+    pools: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('no torch')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     options = ("--pool", pools.things.directory, "--data-dir", tmp_path, "--device", "cuda")
-    assert "--device cuda" in outcome(*options)
-    assert "must be auto, cpu or cuda" in outcome(*options[:-1], "sea")
+    assert "--device cuda needs torch: install coresift[server,gpu]" in outcome(*options)
 
 
 def test_artifact_root_that_cannot_be(pools: Pools, tmp_path: Path) -> None:

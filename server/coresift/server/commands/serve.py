@@ -65,7 +65,7 @@ def serve(
         typer.Option(help="Where the embedded state and artifacts live.", envvar="CORESIFT_DATA"),
     ] = default_data_dir(),
     device: Annotated[
-        str, typer.Option(help="auto, cpu or cuda.", envvar="CORESIFT_DEVICE")
+        str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.", envvar="CORESIFT_DEVICE")
     ] = "auto",
     reflection: Annotated[
         bool, typer.Option(help="Serve gRPC reflection; with --tokens to whoever has one.")
