@@ -25,12 +25,12 @@ from coresift.server.selection.candidates import (
 from coresift.server.selection.registry import BATCH_POLICIES, STRATEGIES, Choice, strategy_of
 from coresift.server.selection.strategy import Setting
 from coresift.server.session import candidates as candidate_module
-from coresift.server.session import ranking as ranking_module
 from coresift.server.session.candidates import Candidates, candidates_of, seeds_of
 from coresift.server.session.config import BatchConfig, Component, SessionConfig
 from coresift.server.session.labels import ClassSets, pack_class, pack_sets
 from coresift.server.session.materials import HashOrder, Materials
-from coresift.server.session.ranking import PickReason, Ranking, rank
+from coresift.server.session.ordering import rank
+from coresift.server.session.ranking import PickReason, Ranking
 from coresift.server.session.snapshot import Snapshot, head_state
 from coresift.server.session.view import View
 from coresift.server.state.entries import GrantEntry, LabelsEntry, ReleaseEntry
@@ -177,7 +177,6 @@ def test_every_order_keeps_to_its_candidates(
     assert np.array_equal(again.orders[0].scored.scores, scores)
 
     monkeypatch.setattr(candidate_module, "BLOCK", 17)
-    monkeypatch.setattr(ranking_module, "BLOCK", 17)
     for compute in pool._vectors.computes:  # 64 rows, the least a scan takes
         monkeypatch.setattr(compute, "block_bytes", 1)
     found = ranking.candidates

@@ -17,11 +17,11 @@ from tests.fixtures.scorer_laws import check_slopes
 
 from coresift.server.head import Head, HeadConfig, Task
 from coresift.server.pool.pool import Pool
+from coresift.server.selection.leaders import PIECE, Leaders, show, show_pool
 from coresift.server.selection.plain import Signal, signal_key
 from coresift.server.selection.priority import priorities
 from coresift.server.selection.registry import STRATEGIES, Choice, strategy_of
 from coresift.server.selection.shortlist import (
-    PIECE,
     Columns,
     Scored,
     canonical,
@@ -29,7 +29,6 @@ from coresift.server.selection.shortlist import (
     logit_error,
     predicted_classes,
     score_error,
-    top,
 )
 from coresift.server.selection.strategy import (
     Differentiable,
@@ -242,8 +241,9 @@ def best(
     refused = np.zeros(pool.manifest.items, np.bool_)
     if blocked is not None:
         refused[blocked] = True
-    parts = parts_of(pool, scorer, head, candidates, size)
-    return top(scorer, head, parts, pool.fetch, refused, depth, pool.max_norm)
+    leaders = Leaders(scorer, head, refused, depth, pool.max_norm)
+    show(leaders, parts_of(pool, scorer, head, candidates, size))
+    return leaders.best(pool.fetch)
 
 
 def chosen_rows(candidates: str) -> Rows:
@@ -325,10 +325,9 @@ def test_what_is_blocked_is_never_chosen(pool: Pool, choice: Choice, task: Task)
 def test_a_scan_of_the_pool_gives_the_same(pool: Pool, choice: Choice, task: Task) -> None:
     head = a_head(task, 3, 30.0)
     scorer = scorer_of(pool, choice, head)
-    columns = Columns.of(scorer, head)
-    scan = pool.scan(lambda block: columns.part(block.rows, block.product))
-    none = np.zeros(N, np.bool_)
-    found = top(scorer, head, scan, pool.fetch, none, 50, pool.max_norm)
+    leaders = Leaders(scorer, head, np.zeros(N, np.bool_), 50, pool.max_norm)
+    show_pool(pool, [leaders])
+    found = leaders.best(pool.fetch)
     whole = canonical(scorer, head, np.arange(N, dtype=np.int32), pool.fetch)
     assert found.rows[:50].tolist() == whole.rows[:50].tolist()
 
@@ -536,7 +535,9 @@ def test_a_saturated_head_is_judged_piece_by_piece(
     parts = list(parts_of(pool, scorer, head, rows, PART))
     tracemalloc.start()
     try:
-        found = top(scorer, head, parts, fetch, none, 300, pool.max_norm)
+        leaders = Leaders(scorer, head, none, 300, pool.max_norm)
+        show(leaders, parts)
+        found = leaders.best(fetch)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -11,6 +11,7 @@ import numpy as np
 
 from coresift.server.arrays import Float64s
 from coresift.server.head import Task
+from coresift.server.selection.doubt import column_sum
 from coresift.server.selection.parameters import parameter
 from coresift.server.selection.strategy import (
     EVERY_TASK,
@@ -140,7 +141,7 @@ def _column_slope(logits: Float64s) -> Float64s:
 def _mean_column(logits: Floats) -> Floats:
     logs = column_log_entropy(logits)
     best = logs.max(axis=1)
-    return np.asarray(best + np.log(np.exp(logs - best[:, None]).mean(axis=1)))
+    return np.asarray(best + np.log(column_sum(np.exp(logs - best[:, None])) / logs.shape[1]))
 
 
 def _mean_column_slope(logits: Float64s) -> Float64s:
@@ -173,9 +174,10 @@ class _Runners:
         others = np.arange(logits.shape[1]) != logits.argmax(axis=1)[:, None]
         gap = np.where(others, behind, np.inf).min(axis=1)
         shares = np.exp(np.where(others, gap[:, None] - behind, -np.inf))
-        odds = np.exp(-gap) * shares.sum(axis=1)
-        first = _log1p_ratio(odds) * shares.sum(axis=1)
-        return cls(gap, shares, behind, odds, first + (shares * behind).sum(axis=1) / (1 + odds))
+        total = column_sum(shares)
+        odds = np.exp(-gap) * total
+        rest = _log1p_ratio(odds) * total + column_sum(shares * behind) / (1 + odds)
+        return cls(gap, shares, behind, odds, rest)
 
 
 def softmax_log_entropy(logits: Floats) -> Floats:

@@ -1,31 +1,21 @@
-"""The canonical top of many candidates: a fast float32 pass proposes, float64 decides.
-
-Fast scores may be off by a proven bound. Everything within twice that bound of the last place
-is scored again row by row in float64 and sorted by (score, row), so that the result is that of
-a full float64 scan, whatever the order, blocking or number of threads of the fast pass.
-"""
+"""Scores of candidates, fast in float32 within a proven bound, and canonical in float64."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from coresift.server.arrays import Bools, Float32s, Float64s, Rows
+from coresift.server.arrays import Float32s, Float64s, Rows
 from coresift.server.head import Head, Task
 from coresift.server.pool.canonical import matrix_products
-from coresift.server.pool.parallel import in_order
-from coresift.server.selection.strategy import Errors, Floats, Part, Scorer
+from coresift.server.selection.strategy import Errors, Part, Scorer
 
 EPS32 = float(np.finfo(np.float32).eps)
 UNIT32 = 2.0**-24
 """Relative error of one float32 rounding."""
-PIECE = 2_048
-"""Rows scored again at a time: a saturated head may leave much of a pool on the shortlist."""
-DEAR_COLUMNS = 8
-"""Scorers of more columns are spread over the cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +66,25 @@ class Columns:
         matrix = np.ascontiguousarray(np.concatenate(weights).T, np.float32)
         return cls(matrix, np.concatenate(offsets).astype(np.float32), logits)
 
+    @classmethod
+    def joined(cls, several: Sequence[Columns]) -> Columns:
+        """The columns of several side by side, for one product; all of them count as logits."""
+        matrices = [columns.weights for columns in several if columns.weights is not None]
+        offset = np.concatenate([columns.offset for columns in several])
+        matrix = np.concatenate(matrices, axis=1) if matrices else None
+        return cls(matrix, offset, len(offset))
+
     def part(self, rows: Rows, product: Callable[[Float32s], Float32s] | None) -> Part:
         """The part of ``rows``; ``product`` multiplies their vectors with a matrix, if there is
         one to multiply with."""
         if self.weights is None or product is None:
-            nothing = np.empty((len(rows), 0), np.float32)
-            return Part(rows, nothing, nothing)
-        columns = product(self.weights) + self.offset
-        return Part(rows, columns[:, : self.logits], columns[:, self.logits :])
+            return self.split(rows, np.empty((len(rows), 0), np.float32))
+        # Scores go through column after column: each lies in one piece.
+        return self.split(rows, np.add(product(self.weights), self.offset, order="F"))
+
+    def split(self, rows: Rows, products: Float32s) -> Part:
+        """The part of ``rows`` whose columns are ``products``, float32 [n, K' + m]."""
+        return Part(rows, products[:, : self.logits], products[:, self.logits :])
 
 
 def column_error(weights: Float64s, offset: Float64s, max_norm: float) -> float:
@@ -111,74 +112,6 @@ def score_error(scorer: Scorer, head: Head | None, max_norm: float) -> float:
     bound = scorer.error(Errors(logit, projected, classes))
     # The score's own arithmetic in float32 adds a few roundings of numbers of size log K.
     return bound + 64 * EPS32 * (1 + float(np.log(1 + classes)))
-
-
-def top(
-    scorer: Scorer,
-    head: Head | None,
-    parts: Iterable[Part],
-    fetch: Callable[[Rows], Float32s],
-    blocked: Bools,
-    depth: int,
-    max_norm: float,
-) -> Scored:
-    """The best ``depth`` candidates (or all) in canonical order.
-
-    Args:
-        head: predicts classes; None only for scorers that need none.
-        parts: the candidates by `Columns` of the scorer.
-        fetch: vectors float32 [n, d] of rows.
-        blocked: bool [N], rows that may not be chosen.
-        max_norm: largest norm of a row, for the error bound.
-    """
-    bound = score_error(scorer, head, max_norm)
-    kept_rows: list[Rows] = []
-    kept_scores: list[Floats] = []
-    threshold, held = -np.inf, 0
-    for part, scores in _scored_parts(scorer, parts):
-        near = np.flatnonzero(scores >= threshold - 2 * bound)
-        near = near[~blocked[part.rows[near]]]
-        kept_rows.append(part.rows[near])
-        kept_scores.append(scores[near])
-        held += len(near)
-        if held > 4 * depth + 4096:
-            rows_so_far, scores_so_far = np.concatenate(kept_rows), np.concatenate(kept_scores)
-            threshold = float(np.partition(scores_so_far, held - depth)[held - depth])
-            near = np.flatnonzero(scores_so_far >= threshold - 2 * bound)
-            kept_rows, kept_scores = [rows_so_far[near]], [scores_so_far[near]]
-            held = len(near)
-    candidates = np.concatenate(kept_rows) if kept_rows else np.empty(0, np.int32)
-    complete = threshold == -np.inf
-    if len(candidates) > depth:
-        fast = np.concatenate(kept_scores)
-        cut = np.partition(fast, len(fast) - depth)[len(fast) - depth]
-        candidates = candidates[fast >= cut - 2 * bound]
-        complete = complete and len(candidates) == len(fast)
-    pieces = [candidates[start : start + PIECE] for start in range(0, len(candidates), PIECE)]
-    best = canonical(scorer, head, candidates[:0], fetch)
-    for piece in in_order(lambda rows: canonical(scorer, head, rows, fetch), pieces):
-        best = _best_of(best, piece, len(candidates) if complete else depth)
-    if complete:
-        return best
-    return Scored(best.rows[:depth], best.scores[:depth], best.predicted[:depth], False)
-
-
-def _scored_parts(scorer: Scorer, parts: Iterable[Part]) -> Iterator[tuple[Part, Floats]]:
-    """Parts with their scores; those of many columns are scored on all cores."""
-    columns = 0 if scorer.projection is None else len(scorer.projection.weights)
-    if columns > DEAR_COLUMNS:
-        return in_order(lambda part: (part, scorer.score(part)), parts)
-    return ((part, scorer.score(part)) for part in parts)
-
-
-def _best_of(one: Scored, other: Scored, most: int) -> Scored:
-    """The first ``most`` rows of both, in canonical order."""
-    rows, scores, predicted = (
-        np.concatenate([getattr(one, name), getattr(other, name)])
-        for name in ("rows", "scores", "predicted")
-    )
-    order = np.lexsort((rows, -scores))[:most]
-    return Scored(rows[order], scores[order], predicted[order], True)
 
 
 def canonical(

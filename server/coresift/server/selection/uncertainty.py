@@ -24,6 +24,7 @@ from coresift.server.selection.doubt import (
     column_entropy_slope,
     column_margin,
     column_margin_slope,
+    column_sum,
     softmax_doubt,
     softmax_doubt_slope,
     softmax_entropy,
@@ -148,7 +149,7 @@ def _over_columns(
     """The mean or the largest of a column's formula [n, K'] to [n, K']."""
     if over == "mean":
         return LogitScorer(
-            lambda logits: np.asarray(formula(logits).mean(axis=1)),
+            lambda logits: column_sum(formula(logits)) / logits.shape[1],
             _constant(lipschitz),
             lambda logits: slope(logits) / logits.shape[1],
         )

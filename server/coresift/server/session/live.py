@@ -11,14 +11,17 @@ from coresift.server.metrics import Metrics, PoolMetrics
 from coresift.server.pool.pool import Pool
 from coresift.server.session.candidates import Candidates, counts
 from coresift.server.session.catching_up import FollowedView
+from coresift.server.session.claims import Claims
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.kept_candidates import KeptCandidates
 from coresift.server.session.materials import Loader, Materials
 from coresift.server.session.neighbourhood import Neighbourhood
+from coresift.server.session.ordering import deepen_in_steps, rank_in_steps
 from coresift.server.session.pools import Pools
-from coresift.server.session.ranking import Ranking, deeper, rank
+from coresift.server.session.ranking import Ranking
 from coresift.server.session.refreshes import Refreshes
 from coresift.server.session.review import review
+from coresift.server.session.shared_scans import SharedScans
 from coresift.server.session.snapshot import HeadState, Snapshot, head_of, head_state, positive_rows
 from coresift.server.session.view_files import ViewFiles
 from coresift.server.session.workers import Workers
@@ -29,7 +32,12 @@ KEPT_MATERIALS = 2
 
 
 class LiveSession(FollowedView):
-    """One session on this replica. Made and used on the event loop only."""
+    """One session on this replica. Made and used on the event loop only.
+
+    Attributes:
+        claims: under way, of those that propose and claim.
+        scans: passes over the pool, shared with the other sessions.
+    """
 
     def __init__(
         self,
@@ -41,12 +49,13 @@ class LiveSession(FollowedView):
         metrics: Metrics,
         files: ViewFiles,
         rebuilds: asyncio.Semaphore,
+        scans: SharedScans,
     ) -> None:
         super().__init__(record, store, workers, metrics, files, rebuilds)
         self.session_id, self.secret = record.session_id, record.secret
-        self.claiming = asyncio.Lock()
+        self.claims, self.scans = Claims(), scans
         self._pools, self._loader = pools, loader
-        self._refreshing = asyncio.Lock()
+        self._refreshing, self._deepening = asyncio.Lock(), asyncio.Lock()
         self._heads = Refreshes[HeadState](workers, self._refreshing)
         self._rankings = Refreshes[Ranking](workers, self._refreshing)
         self._reviews = Refreshes[Ranking](workers, self._refreshing)
@@ -143,6 +152,8 @@ class LiveSession(FollowedView):
         return await self._rankings.of(began, self._ranked)
 
     async def _ranked(self, began: float) -> Ranking:
+        await self.sync(began)
+        self._kept.demand(self.view.ever_rows, self.config, self.neighbourhood)  # beside the fit
         state = await self._fitted(began)
         if self.ranking is None or self.ranking.snapshot is not state.snapshot:
             materials = await self.materials(state.snapshot.config)
@@ -168,12 +179,17 @@ class LiveSession(FollowedView):
         return self.review
 
     async def deepened(self, ranking: Ranking, wanted: int = 0) -> Ranking:
-        """The same ranking with more rows, ``wanted`` at least (or all there are)."""
-        with self._metrics.stage("score"):
-            more = await self._workers.run(lambda: deeper(ranking, wanted))
-        if self.ranking is ranking:
-            self.ranking = more
-        return more
+        """The same ranking with more rows: ``wanted`` at least, or all there are, or as many as
+        another call has brought up since."""
+        async with self._deepening:
+            newest = self.ranking
+            if newest is not None and newest.continues(ranking):
+                return newest
+            with self._metrics.stage("score"):
+                more = await self.scans.run(deepen_in_steps(ranking, wanted))
+            if self.ranking is ranking:
+                self.ranking = more
+            return more
 
     async def _rank(
         self, materials: Materials, state: HeadState, candidates: Candidates | None
@@ -182,7 +198,7 @@ class LiveSession(FollowedView):
         if state.head is None and self.neighbourhood is not None:
             near = await self.neighbourhood.of(positive_rows(state.snapshot))
         with self._metrics.stage("score"):
-            return await self._workers.run(lambda: rank(materials, state, candidates, near))
+            return await self.scans.run(rank_in_steps(materials, state, candidates, near))
 
     async def _candidates_of(self, materials: Materials, snapshot: Snapshot) -> Candidates | None:
         """The candidates of a snapshot; None for the whole pool."""

@@ -12,10 +12,10 @@ import numpy as np
 from coresift.server.arrays import Float32s, Float64s, Rows
 from coresift.server.head import Head, Task
 from coresift.server.pool.pool import Pool
-from coresift.server.selection.shortlist import Columns, top
+from coresift.server.selection.doubt import column_sum
+from coresift.server.selection.leaders import Leaders
 from coresift.server.selection.strategy import Errors, Floats, Part
 from coresift.server.session.live import LiveSession
-from coresift.server.session.ranking import whole_pool
 from coresift.server.session.snapshot import HeadState, head_of
 from coresift.server.session.workers import Workers
 
@@ -60,7 +60,7 @@ def class_scorer(task: Task, column: int) -> ClassScorer:
     def log_odds(logits: Floats) -> Floats:
         rest = np.delete(logits, column, axis=1)
         best = rest.max(axis=1)
-        others = best + np.log(np.exp(rest - best[:, None]).sum(axis=1))
+        others = best + np.log(column_sum(np.exp(rest - best[:, None])))
         return np.asarray(logits[:, column] - others)
 
     if task is Task.MULTICLASS:
@@ -100,14 +100,10 @@ class Modelling:
             return np.arange(min(count, pool.manifest.items), dtype=np.int32)  # all are alike
         place = int(head.fitted[:column].sum())
         scorer = class_scorer(head.task, place)
-        columns = Columns.of(scorer, head)
-
-        def work(stop: Callable[[], bool]) -> Rows:
-            parts = whole_pool(pool, columns, stop)
-            nothing = np.zeros(pool.manifest.items, np.bool_)
-            return top(scorer, head, parts, pool.fetch, nothing, count, pool.max_norm).rows
-
-        return (await self._workers.run_stoppable(work))[:count]
+        nothing = np.zeros(pool.manifest.items, np.bool_)
+        leaders = Leaders(scorer, head, nothing, count, pool.max_norm)
+        await model.live.scans.show(pool, [leaders])
+        return (await self._workers.run(lambda: leaders.best(pool.fetch))).rows
 
     async def search(self, pool: Pool, query: Float32s | int, count: int) -> tuple[Rows, Float64s]:
         """The nearest rows to a vector [1, d], or to a row (itself left out), nearest first."""

@@ -20,9 +20,10 @@ from coresift.server.session.candidates import candidates_of, seeds_of
 from coresift.server.session.catching_up import LOG_PAGE
 from coresift.server.session.config import SessionConfig
 from coresift.server.session.materials import Loader, Materials
-from coresift.server.session.proposals import over_ask
+from coresift.server.session.ordering import deeper, rank
+from coresift.server.session.proposals import is_plain, over_ask
 from coresift.server.session.proposing import Deeper, NearLeased, Run, propose, sources
-from coresift.server.session.ranking import Ranking, deeper, rank
+from coresift.server.session.ranking import Ranking
 from coresift.server.session.review import review
 from coresift.server.session.snapshot import Snapshot, head_of, head_state
 from coresift.server.session.taken_groups import TakenGroups
@@ -93,7 +94,9 @@ class _Player:
         return _granted(ranking, allowed, grant.annotator, found)[: grant.size]
 
     def _proposed(self, ranking: Ranking, seen: View, grant: GrantEntry) -> list[int]:
-        steps = propose(lambda: seen, ranking, grant.annotator, grant.size, over_ask(grant.size))
+        taken = self._taken_since(grant) if is_plain(ranking.snapshot.config) else 0
+        wanted = over_ask(grant.size, taken)
+        steps = propose(lambda: seen, ranking, grant.annotator, grant.size, wanted)
         answer: Any = None
         try:
             while True:
@@ -106,6 +109,11 @@ class _Player:
                         answer = work()
         except StopIteration as done:
             return [p.row for p in done.value.rows]
+
+    def _taken_since(self, grant: GrantEntry) -> int:
+        """Rows that others were granted between the grant's proposals and itself."""
+        between = self._log[grant.view_offset : grant.offset - 1]
+        return sum(len(entry.rows) for entry in between if isinstance(entry, GrantEntry))
 
     def _near_leased(self, seen: View) -> Rows:
         if not neighbours_of(seen.config.candidates) or not seen.leases:

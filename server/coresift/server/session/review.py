@@ -13,7 +13,8 @@ from coresift.server.estimates.consensus import Votes
 from coresift.server.estimates.second_look import class_probabilities, fold_of, losses_of
 from coresift.server.head import Head, Task, TrainingSet
 from coresift.server.selection.shortlist import Scored, predicted_classes
-from coresift.server.session.ranking import FIRST_RANKED, Order, PickReason, Ranking
+from coresift.server.session.ordering import FIRST_RANKED
+from coresift.server.session.ranking import Order, PickReason, Ranking
 from coresift.server.session.snapshot import training_rows
 from coresift.server.session.votes import Decisions, decide
 

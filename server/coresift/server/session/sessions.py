@@ -12,6 +12,7 @@ from coresift.server.session.kept_candidates import KEPT_BYTES
 from coresift.server.session.live import LiveSession
 from coresift.server.session.materials import Loader
 from coresift.server.session.pools import Pools
+from coresift.server.session.shared_scans import SharedScans
 from coresift.server.session.view_files import ViewFiles
 from coresift.server.session.workers import Workers
 from coresift.server.state.store import Store
@@ -43,8 +44,8 @@ class LiveSessions:
         *,
         kept_bytes: int = KEPT_BYTES,
     ) -> None:
-        rebuilds = asyncio.Semaphore(REBUILDS_AT_ONCE)
-        self._make = (pools, loader, store, workers, metrics, files, rebuilds)
+        rebuilds, scans = asyncio.Semaphore(REBUILDS_AT_ONCE), SharedScans(workers)
+        self._make = (pools, loader, store, workers, metrics, files, rebuilds, scans)
         self._store, self.files = store, files
         self._sessions: OrderedDict[str, LiveSession] = OrderedDict()
         self._kept_bytes = kept_bytes

@@ -1,0 +1,158 @@
+"""The canonical top of many candidates: a fast float32 pass proposes, float64 decides.
+
+Fast scores may be off by a proven bound. Everything within twice that bound of the last place
+is scored again row by row in float64 and sorted by (score, row), so that the result is that of
+a full float64 scan, whatever the order, blocking or number of threads of the fast pass, and
+whoever else takes part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from coresift.server.arrays import Bools, Float32s, Rows
+from coresift.server.head import Head
+from coresift.server.pool.parallel import in_order
+from coresift.server.pool.pool import Pool
+from coresift.server.pool.rows import Block, Stop
+from coresift.server.selection.shortlist import Columns, Scored, canonical, score_error
+from coresift.server.selection.strategy import Floats, Part, Scorer
+
+PIECE = 2_048
+"""Rows scored again at a time: a saturated head may leave much of a pool on the shortlist."""
+SPREAD = 4 * PIECE
+"""From so many on they are spread over the cores."""
+DEAR_COLUMNS = 8
+"""Scorers of more columns are spread, too."""
+
+Near = tuple[Rows, Floats]
+"""Rows that may be among the best, int32 [n], with their fast scores."""
+NOTHING: Near = np.empty(0, np.int32), np.empty(0, np.float32)
+
+
+class Leaders:
+    """The best rows of one scorer among those that it was shown.
+
+    Attributes:
+        columns: what the vectors are to be multiplied with.
+        is_over: nobody wants the rest any more, or the scorer failed: nothing is looked at.
+    """
+
+    def __init__(
+        self, scorer: Scorer, head: Head | None, blocked: Bools, depth: int, max_norm: float
+    ) -> None:
+        """
+        Args:
+            head: predicts classes; None only for scorers that need none.
+            blocked: bool [N], rows that may not be chosen.
+            depth: rows wanted.
+            max_norm: largest norm of a row, for the error bound.
+        """
+        self.columns = Columns.of(scorer, head)
+        self.is_over = False
+        self._scorer, self._head, self._blocked, self._depth = scorer, head, blocked, depth
+        self._slack = 2 * score_error(scorer, head, max_norm)
+        self._floor, self._is_cut = -np.inf, False
+        self._near: list[Near] = []
+        self._held, self._room = 0, 4 * depth + 4096
+        self._error: Exception | None = None
+
+    def look(self, part: Part) -> Near:
+        """The rows of a part that may be among the best, for `add`. On any thread: where the floor
+        rises meanwhile, a few more come through."""
+        if self.is_over:
+            return NOTHING
+        try:
+            scores = self._scorer.score(part)
+            near = np.flatnonzero(scores >= self._floor)
+            near = near[~self._blocked[part.rows[near]]]
+            return part.rows[near], scores[near]
+        except Exception as error:
+            self._error, self.is_over = error, True
+            return NOTHING
+
+    def add(self, near: Near) -> None:
+        """Keep what `look` found. On one thread at a time."""
+        self._near.append(near)
+        self._held += len(near[0])
+        if self._held > self._room:
+            self._cut()
+            # A saturated head may leave much of a pool: not to be cut with every part.
+            self._room = max(self._room, 2 * self._held)
+
+    def _cut(self) -> None:
+        """Keep what is within the error of the last place."""
+        rows, scores = (np.concatenate(arrays) for arrays in zip(*self._near, strict=True))
+        last = np.partition(scores, len(scores) - self._depth)[len(scores) - self._depth]
+        floor = float(last) - self._slack
+        if scores.dtype == np.float32:  # that it is compared in
+            floor = float(np.nextafter(np.float32(floor), np.float32(-np.inf)))
+        near = np.flatnonzero(scores >= floor)
+        self._near, self._held = [(rows[near], scores[near])], len(near)
+        self._floor, self._is_cut = floor, True
+
+    def best(self, fetch: Callable[[Rows], Float32s]) -> Scored:
+        """The best ``depth`` rows (or all) in canonical order. Raises what the scorer raised.
+
+        ``fetch``: vectors float32 [n, d] of rows.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._held > self._depth:
+            self._cut()
+        rows = np.concatenate([NOTHING[0], *(rows for rows, _ in self._near)])
+        pieces = (rows[start : start + PIECE] for start in range(0, len(rows), PIECE))
+        best = self._canonical(rows[:0], fetch)
+        # A few take less time than the cores' way through what waits for them.
+        spread = in_order if len(rows) > SPREAD else map
+        for piece in spread(lambda some: self._canonical(some, fetch), pieces):
+            best = _best_of(best, piece, self._depth)
+        return Scored(best.rows, best.scores, best.predicted, not self._is_cut)
+
+    def _canonical(self, rows: Rows, fetch: Callable[[Rows], Float32s]) -> Scored:
+        return canonical(self._scorer, self._head, rows, fetch)
+
+
+def _best_of(one: Scored, other: Scored, most: int) -> Scored:
+    """The first ``most`` rows of both, in canonical order."""
+    rows, scores, predicted = (
+        np.concatenate([getattr(one, name), getattr(other, name)])
+        for name in ("rows", "scores", "predicted")
+    )
+    order = np.lexsort((rows, -scores))[:most]
+    return Scored(rows[order], scores[order], predicted[order], True)
+
+
+def show(leaders: Leaders, parts: Iterable[Part]) -> None:
+    """Show parts by `Leaders.columns`; those of many columns are scored on all cores."""
+    is_dear = len(leaders.columns.offset) - leaders.columns.logits > DEAR_COLUMNS
+    for near in in_order(leaders.look, parts) if is_dear else map(leaders.look, parts):
+        leaders.add(near)
+        if leaders.is_over:
+            return
+
+
+def show_pool(pool: Pool, several: Sequence[Leaders], stop: Stop | None = None) -> None:
+    """Show every row of the pool to all, in one pass over its vectors.
+
+    Their columns stand side by side in one product a block. The pass ends when all are over;
+    ``stop`` as in `Pool.scan`.
+    """
+    columns = Columns.joined([leaders.columns for leaders in several])
+    ends = np.cumsum([0, *(len(leaders.columns.offset) for leaders in several)]).tolist()
+
+    def visit(block: Block) -> list[Near]:
+        products = columns.part(block.rows, block.product).logits
+        return [
+            leaders.look(leaders.columns.split(block.rows, products[:, start:end]))
+            for leaders, (start, end) in zip(several, pairwise(ends), strict=True)
+        ]
+
+    for found in pool.scan(visit, stop=stop):
+        for leaders, near in zip(several, found, strict=True):
+            leaders.add(near)
+        if all(leaders.is_over for leaders in several):
+            return
