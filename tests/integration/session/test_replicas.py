@@ -15,7 +15,11 @@ from tests.fixtures.sessions import a_request
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All, CandidatePolicy, Seals
+from coresift.server.selection.registry import Choice
+from coresift.server.session.claims import AT_ONCE
+from coresift.server.session.config import BatchConfig
 from coresift.server.session.labels import pack_class
+from coresift.server.session.proposals import over_ask
 from coresift.server.session.replay import read_log, replay
 from coresift.server.state.store import RETRACTION, Behind, Claim, Release
 
@@ -123,6 +127,39 @@ async def test_waiting_callers_share_a_fit(pair: Pair, pool: Pool, callers: int)
     given = [row for batch in batches for row in rows_of(batch)]
     assert len(set(given)) == len(given) == 3 * callers
     assert {batch.revision for batch in batches} == {labelled.revision}
+    await check_replay(two, session)
+
+
+@pytest.mark.parametrize(
+    ("policy", "together"), [("top", AT_ONCE), ("gist", 1)], ids=["plain", "diverse"]
+)
+async def test_claims_of_plain_batches_overlap(
+    pair: Pair, pool: Pool, policy: str, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    session = await one.create(pool, batch=BatchConfig(Choice(policy)))
+    await one.label(session, SIDES)
+    await one.next_batch(session)
+    claim, under_way, most, sizes = one.store.claim, 0, 0, list[int]()
+
+    async def counted(uid: str, wanted: Claim) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        sizes.append(len(wanted.proposals))
+        try:
+            return await claim(uid, wanted)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(one.store, "claim", counted)
+    callers = 4 * AT_ONCE
+    batches = await asyncio.gather(*(one.next_batch(session, f"a{i}", 3) for i in range(callers)))
+    given = [row for batch in batches for row in rows_of(batch)]
+    assert len(set(given)) == len(given) == 3 * callers
+    assert most == together
+    assert len(sizes) == callers  # nobody had to try again
+    assert max(sizes) == over_ask(3, 3 * (together - 1))
     await check_replay(two, session)
 
 

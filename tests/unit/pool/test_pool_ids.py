@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coresift.server.pool import ids as ids_module
-from coresift.server.pool.ids import ItemIds, write_ids
-from coresift.server.pool.strings import hash_strings, to_layout
+from coresift.server.pool.ids import FEW_ROWS, ItemIds, write_ids
+from coresift.server.pool.strings import PADDING, hash_string, hash_strings, to_layout
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 
@@ -33,6 +33,8 @@ def test_round_trip(tmp_path: Path, stored: list[str], others: list[str]) -> Non
     assert ids.rows_of_packed(b"".join(packed), offsets).tolist() == expected
     rows = np.array([row for row in expected if row >= 0])
     assert ids.ids_of(rows) == [stored[row] for row in rows]
+    assert [ids.ids_of(rows[i : i + 1])[0] for i in range(len(rows))] == ids.ids_of(rows)
+    assert [ids.rows_of([name]).tolist()[0] for name in wanted] == expected
     data, ends = ids.column(rows)
     places = np.frombuffer(ends, np.int32)
     assert [data[a:b].decode() for a, b in pairwise(places)] == [stored[row] for row in rows]
@@ -43,9 +45,26 @@ def test_equal_hashes_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return hash_strings(data, offsets) % np.uint64(3)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ids_module, "hash_strings", three)
+    monkeypatch.setattr(ids_module, "hash_string", lambda text: hash_string(text) % 3)
     stored = [f"näme {i}" for i in range(200)]
     ids = opened(tmp_path, stored)
-    assert ids.rows_of([*stored, "other", "x", "y"]).tolist() == [*range(200), -1, -1, -1]
+    wanted = [*stored, "other", "x", "y"]
+    expected = [*range(200), -1, -1, -1]
+    assert ids.rows_of(wanted).tolist() == expected
+    assert [ids.rows_of([name]).tolist()[0] for name in wanted] == expected
+
+
+@given(st.binary(max_size=60))
+def test_the_hash_of_one_string_is_that_among_many(text: bytes) -> None:
+    padded = np.frombuffer(text + bytes(PADDING), np.uint8)
+    assert hash_strings(padded, np.array([0, len(text)])).tolist() == [hash_string(text)]
+
+
+def test_few_rows_and_many_have_the_same_ids(tmp_path: Path) -> None:
+    stored = [f"näme {i}" for i in range(2 * FEW_ROWS)]
+    ids = opened(tmp_path, stored)
+    assert ids.ids_of(np.arange(2 * FEW_ROWS)) == stored
+    assert ids.ids_of(np.arange(FEW_ROWS)) == stored[:FEW_ROWS]
 
 
 def test_strange_requests(tmp_path: Path) -> None:

@@ -9,7 +9,15 @@ import pytest
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.session.call import Call
-from coresift.server.session.gate import REST_S, Gate, GateLimits, Turn
+from coresift.server.session.gate import (
+    LEAST_RETRY_S,
+    LONGEST_WAIT_S,
+    MOST_GROWN_S,
+    REST_S,
+    Gate,
+    GateLimits,
+    Turn,
+)
 from coresift.server.session.gate_pressure import CALM_S, HOLD_S, MOST_REST, PATIENCE_S
 
 WORK_S, BRIEF_S = 0.4, 0.02
@@ -175,6 +183,47 @@ async def test_a_burst_may_queue_but_lasting_pressure_may_not() -> None:
     bench.gate.check(Call("a"))  # the next burst
 
 
+async def test_a_crowd_that_never_waits_long_is_never_refused() -> None:
+    bench, crowd = Bench(2, 99, adapts=True), 8
+    await bench.work(Call("a"), BRIEF_S)
+    turns, waiting = await bench.filled(*[Call("a")] * 2), list[asyncio.Task[Turn]]()
+    ends, served = bench.now + 20 * PATIENCE_S, 0
+    while bench.now < ends:  # whoever is served comes again at once
+        while len(waiting) < crowd - 2:
+            bench.gate.check(Call("a"))
+            waiting += await bench.queued(Call("a"))
+        bench.now += BRIEF_S
+        turns.pop(0).end()
+        turns.append(await waiting.pop(0))
+        served += 1
+    assert served > PATIENCE_S / BRIEF_S
+    assert not bench.causes
+    assert bench.gate.places == 2
+    assert not bench.gate.is_pressed
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_who_is_refused_comes_back_later_the_longer_it_lasts() -> None:
+    bench = Bench(1, 9)
+    await bench.work(Call("a"), BRIEF_S)
+    await overrun(bench)
+    pauses = []
+    for _ in range(60):
+        turn = await bench.gate.enter(Call("a"))
+        with suppress(CoresiftError):
+            bench.gate.check(Call("a"))
+        pauses.append(bench.gate.refusal("wait", 0.0).retry_after_s or 0.0)
+        bench.now += CALM_S / 2
+        turn.end()
+    assert LEAST_RETRY_S <= pauses[0] <= 3 * LEAST_RETRY_S
+    assert min(pauses[-20:]) >= MOST_GROWN_S
+    assert max(pauses) <= 3 * MOST_GROWN_S
+    bench.now += CALM_S
+    assert (bench.gate.refusal("wait", 0.0).retry_after_s or 0.0) <= 3 * LEAST_RETRY_S
+
+
 async def test_even_a_burst_waits_no_longer_than_a_second() -> None:
     bench = Bench(1, 99)
     await bench.work(Call("a"), WORK_S)
@@ -245,8 +294,20 @@ async def test_a_tenant_that_does_not_come_any_more_has_no_share() -> None:
     await asyncio.gather(*waiting, return_exceptions=True)
 
 
+async def overrun(bench: Bench) -> None:
+    """Somebody would wait longer than in a crowd."""
+    await bench.work(Call("long"), LONGEST_WAIT_S)
+    turns = await bench.filled(*[Call("long")] * bench.gate.limits.places)
+    bench.gate.check(Call("a"))
+    assert bench.gate.is_pressed
+    for turn in turns:
+        turn.end()
+
+
 async def under_pressure(bench: Bench, slowed: bool, seconds: float = 5.0) -> list[int]:
     """The places of the rounds, in which as many work as may, on one core or on many."""
+    if not bench.gate.is_pressed:
+        await overrun(bench)
     places, ends = [], bench.now + seconds
     while bench.now < ends:
         bench.now = max(bench.now, bench.gate.rests_until)
@@ -294,6 +355,7 @@ async def test_under_pressure_more_places_are_tried_rarely() -> None:
 async def test_where_even_one_place_keeps_the_machine_busy_it_rests() -> None:
     bench, alone = Bench(1, 99, adapts=True, rests=True), REST_S / 2
     await bench.work(Call("a"), alone)
+    await overrun(bench)
     shares = []
     for _ in range(5_000):  # beside so many refused calls work takes longer, the less it rests
         rests = max(0.0, bench.gate.rests_until - bench.now)

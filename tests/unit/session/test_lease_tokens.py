@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,3 +62,10 @@ def test_no_bit_of_a_token_may_differ(secret: bytes, salt: bytes, at: int, bit: 
 def test_other_bytes_are_no_token(token: bytes) -> None:
     assert not is_lease_token(token, b"k" * 32, 5, "ann")
     assert not is_lease_token(token + b"x", b"k" * 32, 5, "ann")
+
+
+@given(secret=st.binary(max_size=100), salt=salts, row=rows, name=names)
+def test_a_token_is_an_hmac(secret: bytes, salt: bytes, row: int, name: str) -> None:
+    message = salt + row.to_bytes(4, "little") + name.encode()
+    expected = salt + hmac.digest(secret, message, "sha256")[:16]
+    assert lease_token(secret, salt, row, name) == expected

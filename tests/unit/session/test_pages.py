@@ -25,6 +25,7 @@ def assert_same(pages: Pages[int], model: dict[int, int]) -> None:
     assert list(pages.values()) == [model[row] for row in pages]
     assert pages.rows().dtype == np.int32
     assert pages.rows().tolist() == list(pages)
+    assert pages.among([0, 2, 5, 5, 2_000_000_000]) == model.keys() & {0, 5, 2_000_000_000}
     for row in (0, 5, 2_000_000_000):
         assert (row in pages) == (row in model)
         assert pages.get(row) == model.get(row)

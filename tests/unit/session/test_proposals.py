@@ -23,17 +23,18 @@ from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All, Seals
 from coresift.server.selection.priority import random_order
 from coresift.server.selection.registry import BATCH_POLICIES, Choice
-from coresift.server.session import proposals, ranking
+from coresift.server.session import ordering, proposals
 from coresift.server.session.candidates import Candidates
 from coresift.server.session.config import BatchConfig, Component, GroupRule, SessionConfig
 from coresift.server.session.config_checks import complete
 from coresift.server.session.labels import pack_class
 from coresift.server.session.materials import Loader, Materials
 from coresift.server.session.offers import Proposed
+from coresift.server.session.ordering import deeper, rank
 from coresift.server.session.pools import Pools
 from coresift.server.session.proposals import expansion, merge
 from coresift.server.session.proposing import MOST_SOURCES, sources
-from coresift.server.session.ranking import PickReason, Ranking, rank
+from coresift.server.session.ranking import PickReason, Ranking
 from coresift.server.session.review import review
 from coresift.server.session.snapshot import Snapshot, head_state
 from coresift.server.session.view import View
@@ -151,7 +152,7 @@ def test_a_deeper_ranking_goes_on_where_the_first_ends(
             view = a_view(pool, is_cold=is_cold, **fields)
             whole = rows_of(proposed(ranked(loader, view), view, N))
             with monkeypatch.context() as patch:
-                patch.setattr(ranking, "FIRST_DEPTH", 4)
+                patch.setattr(ordering, "FIRST_DEPTH", 4)
                 shallow = ranked(loader, view)
                 assert not shallow.complete
                 assert rows_of(proposed(shallow, view, 3)) == whole[:3]
@@ -631,13 +632,13 @@ def test_an_expansion_has_enough_and_nothing_blocked(
 def test_batches_do_not_depend_on_how_deep_others_looked(
     pool: Pool, loader: Loader, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranking, "FIRST_DEPTH", 6)
+    monkeypatch.setattr(ordering, "FIRST_DEPTH", 6)
     view = a_view(pool, candidates=Seals(30), **fields)
     shallow = ranked(loader, view, range(4, 50))
     assert not shallow.complete
     deep = shallow
     while not deep.complete:
-        deep = ranking.deeper(deep)
+        deep = deeper(deep)
     for wanted in (1, 4, 11, 40):
         one, other = proposed(shallow, view, wanted), proposed(deep, view, wanted)
         assert (rows_of(one), reasons_of(one)) == (rows_of(other), reasons_of(other))

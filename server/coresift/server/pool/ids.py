@@ -19,7 +19,18 @@ from coresift.server.arrays import Bytes, Hashes, Int64s, Rows
 from coresift.server.errors import CoresiftError, Reason, StartError
 from coresift.server.pool import layout
 from coresift.server.pool.segment import map_array
-from coresift.server.pool.strings import PADDING, from_layout, hash_strings, to_layout, to_numpy
+from coresift.server.pool.strings import (
+    PADDING,
+    from_layout,
+    hash_string,
+    hash_strings,
+    to_layout,
+    to_numpy,
+)
+
+FEW_IDS, FEW_ROWS = 16, 64
+"""Up to so many are looked up one by one: for a single id NumPy and Arrow take 60 us to begin, and
+Arrow lets other threads have the interpreter meanwhile."""
 
 
 def write_ids(directory: Path, ids: pa.LargeStringArray) -> None:
@@ -37,6 +48,7 @@ class ItemIds:
     """The ids of a pool's rows."""
 
     def __init__(self, data: Bytes, offsets: Int64s, hashes: Hashes, order: Rows) -> None:
+        self._bytes = data.data
         self._offsets = offsets
         self._hashes = hashes
         self._order = order
@@ -68,6 +80,8 @@ class ItemIds:
 
     def rows_of(self, ids: Sequence[str]) -> Int64s:
         """Rows of item ids, int64 [n]; -1 where the pool has no such id."""
+        if len(ids) <= FEW_IDS:
+            return np.array([self._row_of(_utf8(item_id)) for item_id in ids], np.int64)
         return self.rows_of_strings(_encode(ids))
 
     def rows_of_strings(self, wanted: pa.LargeStringArray) -> Int64s:
@@ -96,6 +110,11 @@ class ItemIds:
 
     def ids_of(self, rows: npt.NDArray[np.integer]) -> list[str]:
         """Item ids of rows. IndexError for a row that does not exist."""
+        if len(rows) <= FEW_ROWS:
+            few = rows.tolist()
+            if few:
+                self._check(min(few), max(few))
+            return [str(self._string(row), "utf-8") for row in few]
         ids: list[Any] = self._take(rows).to_pylist()
         return ids
 
@@ -109,13 +128,38 @@ class ItemIds:
             raise CoresiftError(Reason.TOO_LARGE, "a column of ids holds at most 2 GiB")
         return data[:-PADDING].tobytes(), offsets.astype(np.int32).tobytes()
 
-    def _take(self, rows: npt.NDArray[np.integer]) -> pa.LargeStringArray:
-        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+    def _row_of(self, wanted: bytes) -> int:
+        """As `rows_of_strings`, for one id."""
+        hashed = np.uint64(hash_string(wanted))
+        place = int(self._hashes.searchsorted(hashed))
+        while place < len(self) and self._hashes[place] == hashed:
+            row = int(self._order[place])
+            if self._string(row) == wanted:
+                return row
+            place += 1
+        return -1
+
+    def _string(self, row: int) -> memoryview:
+        return self._bytes[self._offsets[row] : self._offsets[row + 1]]
+
+    def _check(self, least: int, most: int) -> None:
+        if not 0 <= least <= most < len(self):
             raise IndexError(f"rows must be 0..{len(self) - 1}")
+
+    def _take(self, rows: npt.NDArray[np.integer]) -> pa.LargeStringArray:
+        if len(rows):
+            self._check(int(rows.min()), int(rows.max()))
         return self.strings.take(pa.array(rows))
 
     def _equal(self, rows: Rows, wanted: pa.LargeStringArray) -> npt.NDArray[np.bool_]:
         return to_numpy(pc.equal(self._take(rows), wanted))
+
+
+def _utf8(item_id: str) -> bytes:
+    try:
+        return item_id.encode()
+    except UnicodeEncodeError:
+        return b""  # as in `_encode`
 
 
 def _encode(ids: Sequence[str]) -> pa.LargeStringArray:

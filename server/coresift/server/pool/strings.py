@@ -67,9 +67,27 @@ def hash_strings(data: Bytes, offsets: Int64s) -> Hashes:
     return hashes
 
 
+def hash_string(text: bytes) -> int:
+    """The same of one string, without NumPy, which takes 50 us to begin."""
+    state = _mix_one(len(text))
+    for place in range(0, len(text), 8):
+        state = _mix_one(state ^ int.from_bytes(text[place : place + 8], "little"))
+    return state
+
+
+_STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_ALL_BITS = 2**64 - 1
+
+
 def _mix(x: Hashes) -> Hashes:
-    x = (x + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x + np.uint64(_STEP)) * np.uint64(_FIRST)
     x ^= x >> np.uint64(29)
-    x *= np.uint64(0x94D049BB133111EB)
+    x *= np.uint64(_SECOND)
     x ^= x >> np.uint64(32)
     return x
+
+
+def _mix_one(x: int) -> int:
+    x = (x + _STEP) * _FIRST & _ALL_BITS
+    x = (x ^ x >> 29) * _SECOND & _ALL_BITS
+    return x ^ x >> 32

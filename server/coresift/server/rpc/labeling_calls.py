@@ -47,7 +47,8 @@ class LabelingCalls:
 
         async def lease(live: LiveSession) -> pb.NextBatchResponse:
             kept = kept_name(live.config, live.secret, ask.annotator)
-            batch = await self.services.batches.next(live, replace(ask, annotator=kept))
+            own = ask if kept == ask.annotator else replace(ask, annotator=kept)
+            batch = await self.services.batches.next(live, own)
             config = await live.config_of(batch.config_version)
             return _batch(batch, config, request.include_metadata)
 
@@ -194,9 +195,8 @@ def _batch(batch: Batch, config: SessionConfig, include_metadata: bool) -> pb.Ne
         strategy=config.strategy,
         details=batch.details,
     )
-    for pick, item_id, columns in zip(
-        batch.picks, _ids(pool, rows), _metadata(pool, rows, include_metadata), strict=True
-    ):
+    metadata = _metadata(pool, rows, include_metadata)
+    for pick, item_id, columns in zip(batch.picks, _ids(pool, rows), metadata, strict=True):
         answer.picks.add(
             item_id=item_id,
             score=pick.score,
@@ -224,56 +224,60 @@ def _writes(live: LiveSession, annotator: str, labels: Sequence[pb.Label]) -> li
     """Checked labels. CONFLICTING_LABELS, UNKNOWN_CLASS, LEASE_TOKEN_FOREIGN."""
     config = live.config
     numbers = {name: i for i, name in enumerate(config.classes)}
-    rows = checks.rows(live.pool, "labels[{}].item_id", [label.item_id for label in labels])
+    item_ids = [label.item_id for label in labels]
+    rows = checks.rows(live.pool, "labels[{}].item_id", item_ids).tolist()
     first: dict[int, bytes] = {}
     writes = []
-    for i, (label, row) in enumerate(zip(labels, rows.tolist(), strict=True)):
-        value = _value(f"labels[{i}]", config, numbers, label)
+    for i, (label, item_id, row) in enumerate(zip(labels, item_ids, rows, strict=True)):
+        value = _value(i, config, numbers, label)
         if first.setdefault(row, value) != value:
             raise CoresiftError(
                 Reason.CONFLICTING_LABELS,
-                f"labels[{i}]: item {label.item_id!r} stands twice with different labels",
+                f"labels[{i}]: item {item_id!r} stands twice with different labels",
                 field=f"labels[{i}]",
-                item_id=label.item_id,
+                item_id=item_id,
             )
-        if label.lease_token and not is_lease_token(label.lease_token, live.secret, row, annotator):
+        token = label.lease_token
+        if token and not is_lease_token(token, live.secret, row, annotator):
             raise CoresiftError(
                 Reason.LEASE_TOKEN_FOREIGN,
                 f"labels[{i}].lease_token was not made for this session, item and annotator",
                 field=f"labels[{i}].lease_token",
             )
-        writes.append(LabelWrite(row, label.item_id, value, bool(label.lease_token)))
+        writes.append(LabelWrite(row, item_id, value, bool(token)))
     return writes
 
 
-def _value(field: str, config: SessionConfig, numbers: Mapping[str, int], label: pb.Label) -> bytes:
+def _value(i: int, config: SessionConfig, numbers: Mapping[str, int], label: pb.Label) -> bytes:
+    """The packed value of ``labels[i]``."""
     kind = label.WhichOneof("value")
-    if kind is None:
-        raise invalid(f"{field}.value", "is required: class_name, classes, unsure or retraction")
     if kind == "unsure":
         return UNSURE
     if kind == "retraction":
         return RETRACTION
     wanted = "classes" if config.task is Task.MULTILABEL else "class_name"
     if kind != wanted:
-        raise invalid(f"{field}.{kind}", f"does not fit the task; use {wanted}")
+        if kind is None:
+            given = "is required: class_name, classes, unsure or retraction"
+            raise invalid(f"labels[{i}].value", given)
+        raise invalid(f"labels[{i}].{kind}", f"does not fit the task; use {wanted}")
     if kind == "class_name":
-        return pack_class(_number(f"{field}.class_name", numbers, label.class_name))
+        return pack_class(_number(i, "class_name", numbers, label.class_name))
     present, absent = (
-        {_number(f"{field}.classes.{side}", numbers, name) for name in names}
+        {_number(i, f"classes.{side}", numbers, name) for name in names}
         for side, names in (("present", label.classes.present), ("absent", label.classes.absent))
     )
     if not present and not absent:
-        raise invalid(f"{field}.classes", "must name at least one class present or absent")
+        raise invalid(f"labels[{i}].classes", "must name at least one class present or absent")
     if present & absent:
         both = config.classes[min(present & absent)]
-        raise invalid(f"{field}.classes", f"calls {both!r} both present and absent")
+        raise invalid(f"labels[{i}].classes", f"calls {both!r} both present and absent")
     return pack_sets(ClassSets(tuple(sorted(present)), tuple(sorted(absent))))
 
 
-def _number(field: str, numbers: Mapping[str, int], name: str) -> int:
+def _number(i: int, part: str, numbers: Mapping[str, int], name: str) -> int:
     if name not in numbers:
-        check_class(field, name, list(numbers))
+        check_class(f"labels[{i}].{part}", name, list(numbers))
     return numbers[name]
 
 
@@ -294,9 +298,9 @@ def _ids(pool: Pool, rows: Sequence[int]) -> list[str]:
     return pool.ids.ids_of(np.array(rows, np.int32)) if rows else []
 
 
-def _metadata(pool: Pool, rows: Sequence[int], included: bool) -> list[dict[str, str]]:
+def _metadata(pool: Pool, rows: Sequence[int], included: bool) -> Sequence[dict[str, str] | None]:
     if not included or not rows:
-        return [{} for _ in rows]
+        return [None] * len(rows)  # an empty map would be filled one by one
     return pool.metadata(np.array(rows, np.int32))
 
 

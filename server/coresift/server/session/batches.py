@@ -7,7 +7,7 @@ import struct
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
@@ -47,6 +47,7 @@ from coresift.server.state.store import (
 
 PAYLOAD = struct.Struct("<dhBB")
 """Score, predicted class, reason, place in the mix: what a grant says of an item."""
+REASONS = {int(reason): reason for reason in PickReason}
 MAX_TRIPS = 6
 """Claims of one NextBatch. Two suffice unless the configuration changes or leases expire."""
 
@@ -64,8 +65,7 @@ class Ask:
     """Labelled items for a second look, not new ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pick:
+class Pick(NamedTuple):
     """A leased item."""
 
     row: int
@@ -94,6 +94,42 @@ class Batch:
     """What the strategies found on their way."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What a call waits for its turn with.
+
+    Attributes:
+        began: monotonic, of the call.
+        was_fresh: whether the ranking had every label acknowledged before the call from the start.
+    """
+
+    live: LiveSession
+    ask: Ask
+    ranking: Ranking
+    began: float
+    was_fresh: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the batch has no more to it than the best scores."""
+        return is_plain(self.ranking.snapshot.config)
+
+    def is_fresh(self) -> bool:
+        """Whether the ranking has every label acknowledged before the call: known from the start,
+        or since another call found that there is no newer one."""
+        snapshot, view = self.ranking.snapshot, self.live.view
+        return self.was_fresh or (
+            self.live.synced_since(self.began)
+            and snapshot.lineage is view.lineage
+            and snapshot.revision >= view.revision
+        )
+
+    def overlaps(self) -> bool:
+        """Whether its claim may go beside others: where it cannot turn out to be behind, and its
+        items do not depend on each other, so that none is missed by those that others take."""
+        return self.is_plain and (self.ask.min_revision is not None or self.is_fresh())
+
+
 class Batches:
     """NextBatch, over a store and the replica's live sessions."""
 
@@ -118,13 +154,16 @@ class Batches:
                 if (answered := await self._answered(live, ask)) is not None:
                     return answered
                 raise
-            # Looked up now: while this call waits its turn, another one may sync the view.
-            is_fresh = live.synced_since(began)
-            async with live.claiming:
+            turn = _Turn(live, ask, ranking, began, live.synced_since(began))
+            async with live.claims.turn(ask.size, turn.overlaps) as others:
+                is_fresh = turn.is_fresh()
                 if _is_outdated(live, ask, ranking, is_fresh):
                     continue
                 try:
-                    view, claim = live.view, await self._claim(live, ask, ranking, is_fresh)
+                    view, claim = (
+                        live.view,
+                        await self._claim(live, ask, ranking, is_fresh, over_ask(ask.size, others)),
+                    )
                 except Outdated:
                     continue
                 if view is not live.view:
@@ -138,8 +177,7 @@ class Batches:
                             await live.apply(view, result, claimed_at)
                             _measure(live, claim, result)
                         # Others took what was proposed, or set free what was not.
-                        limited = not is_plain(ranking.snapshot.config)
-                        more = limited or len(claim.proposals) >= over_ask(ask.size)
+                        more = not turn.is_plain or len(claim.proposals) >= over_ask(ask.size)
                         again = not (result.is_whole or result.replayed)
                         again |= bool(more and result.entries) or any(map(_frees, result.entries))
                         if result.rows or not again or trip + 1 == MAX_TRIPS:
@@ -184,11 +222,16 @@ class Batches:
                 return ranking
         return await (live.reviewed(began) if ask.review else live.ranked(began))
 
-    async def _claim(self, live: LiveSession, ask: Ask, ranking: Ranking, is_fresh: bool) -> Claim:
-        """The claim of a ranking; ``is_fresh``: it has every label acknowledged before the call."""
+    async def _claim(
+        self, live: LiveSession, ask: Ask, ranking: Ranking, is_fresh: bool, wanted: int
+    ) -> Claim:
+        """The claim of a ranking, with ``wanted`` proposals.
+
+        ``is_fresh``: the ranking has every label acknowledged before the call.
+        """
         snapshot = ranking.snapshot
         rule = snapshot.config.groups
-        proposals = await self._propose(live, ask, ranking)
+        proposals = await self._propose(live, ask, ranking, wanted)
         min_revision = ask.min_revision
         if min_revision is None and is_fresh:
             min_revision = snapshot.revision
@@ -219,9 +262,11 @@ class Batches:
             one_label=rule is not None and rule.one_label and not ask.review,
         )
 
-    async def _propose(self, live: LiveSession, ask: Ask, ranking: Ranking) -> Proposals:
+    async def _propose(
+        self, live: LiveSession, ask: Ask, ranking: Ranking, wanted: int
+    ) -> Proposals:
         """The proposals of a ranking. Outdated."""
-        steps = propose(lambda: live.view, ranking, ask.annotator, ask.size, over_ask(ask.size))
+        steps = propose(lambda: live.view, ranking, ask.annotator, ask.size, wanted)
         answer: Any = None
         try:
             while True:
@@ -241,9 +286,10 @@ class Batches:
         """Neighbours of `sources`, ascending, up to the moment of the return."""
         near, known = np.empty(0, np.int32), np.empty(0, np.int32)
         for _ in range(MAX_TRIPS):
-            if live.neighbourhood is None or np.array_equal(known, sources(live.view)):
+            wanted = sources(live.view)
+            if live.neighbourhood is None or np.array_equal(known, wanted):
                 break
-            known = sources(live.view)
+            known = wanted
             near = np.unique(await live.neighbourhood.of(known)).astype(np.int32)
         return near
 
@@ -256,7 +302,7 @@ class Batches:
         for row, payload in zip(granted.rows, granted.payloads, strict=True):
             score, predicted, reason, component = PAYLOAD.unpack(payload)
             token = lease_token(live.secret, salt, row, ask.annotator)
-            picks.append(Pick(row, score, predicted, PickReason(reason), component, token))
+            picks.append(Pick(row, score, predicted, REASONS[reason], component, token))
         next_available_ms = None
         if not picks and materials is not None:  # what is stored has picks
             waiting = granted.next_deadline_ms is not None and (
@@ -295,10 +341,10 @@ def _measure(live: LiveSession, claim: Claim, granted: Granted) -> None:
 
 def _packed(ranking: Ranking, found: list[Proposed]) -> list[Proposal]:
     """Proposals as the store takes them, with their groups where a group has one lease."""
-    groups = ranking.materials.kept_groups([p.row for p in found])
+    groups, pack = ranking.materials.kept_groups([p.row for p in found]), PAYLOAD.pack
     return [
-        Proposal(p.row, PAYLOAD.pack(p.score, p.predicted, p.reason, p.component), group)
-        for p, group in zip(found, groups, strict=True)
+        Proposal(row, pack(score, predicted, reason, component), group)
+        for (row, score, predicted, reason, component), group in zip(found, groups, strict=True)
     ]
 
 

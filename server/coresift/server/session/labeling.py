@@ -15,7 +15,6 @@ from coresift.server.session.labels import answer_of
 from coresift.server.session.live import LiveSession
 from coresift.server.state.entries import LabelsEntry
 from coresift.server.state.store import (
-    NO_GROUP,
     Labelled,
     LabelWrite,
     LiveLease,
@@ -49,17 +48,16 @@ class Labeling:
     async def _committed(
         self, live: LiveSession, request: Request, annotator: str, labels: Sequence[LabelWrite]
     ) -> Labelled:
-        """The labels with their groups by the newest configuration."""
+        """The labels, which have no groups yet, with theirs by the newest configuration."""
         for _ in range(MAX_TRIPS):
-            config, version = live.config, live.view.config_version
+            config, version, writes = live.config, live.view.config_version, labels
             if config.groups is not None and config.groups.one_label:
                 materials = await live.materials(config)
                 groups = materials.kept_groups([label.row for label in labels])
-                labels = [replace(own, group=g) for own, g in zip(labels, groups, strict=True)]
-            else:
-                labels = [replace(own, group=NO_GROUP) for own in labels]
+                own = zip(labels, groups, strict=True)
+                writes = [replace(label, group=group) for label, group in own]
             try:
-                return await self._store.add_labels(live.uid, request, annotator, labels, version)
+                return await self._store.add_labels(live.uid, request, annotator, writes, version)
             except CoresiftError as error:
                 if error.reason is not Reason.CONFIG_VERSION_MISMATCH:
                     raise
@@ -147,9 +145,10 @@ class Labeling:
 
 
 def _count(live: LiveSession, labels: Sequence[LabelWrite], labelled: Labelled) -> None:
-    answers = (answer_of(label.value, live.config.task) for label in labels)
-    kinds = Counter(zip(labelled.outcomes, answers, strict=True))
-    for (outcome, answer), count in kinds.items():
+    values = (label.value for label in labels)
+    kinds = Counter(zip(labelled.outcomes, values, strict=True))
+    for (outcome, value), count in kinds.items():
+        answer = answer_of(value, live.config.task)
         live.metrics.labelled(outcome.name.lower(), answer, count)
 
 

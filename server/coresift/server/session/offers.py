@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,9 +18,11 @@ CHUNK = 64
 """At least so many rows of an order are looked at together, or half as many again as are needed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Proposed:
-    """A row to offer. ``score`` is NaN where no strategy chose it."""
+class Proposed(NamedTuple):
+    """A row to offer. ``score`` is NaN where no strategy chose it.
+
+    A tuple, as every call makes some fifty: a frozen dataclass takes four times as long.
+    """
 
     row: int
     score: float
@@ -82,28 +86,19 @@ def offer(ranking: Ranking, view: View, annotator: str, wanted: int, needed: int
     """The rows of a ranking that are free for the annotator: ``needed`` of each order, which
     suffice for ``wanted`` proposals."""
     taken = TakenGroups.of(ranking.materials, view, is_review=ranking.is_review)
-    votes, leases, hidden, skips = view.votes, view.leases, view.hidden, view.skips
-
-    def is_new(row: int) -> bool:
-        return (
-            row not in votes
-            and row not in hidden
-            and (row not in leases or view.free_for(row, annotator))
-            and (row, annotator) not in skips
-            and taken.admits(row)
-        )
-
-    def is_reviewable(row: int) -> bool:
-        return view.free_for_review(row, annotator) and taken.admits(row)
+    free_places = view.places_for_review if ranking.is_review else view.places_for
 
     def free(order: Order, needed: int) -> Free:
-        rows, is_free = order.scored.rows, is_reviewable if ranking.is_review else is_new
+        rows = order.scored.rows
         places: list[int] = []
         first = 0 if ranking.is_review else order.passed.of(view)
         chunk = max(CHUNK, needed + needed // 2)
         for start in range(first, len(rows), chunk):
             part = rows[start : start + chunk].tolist()
-            places += [start + place for place, row in enumerate(part) if is_free(row)]
+            found = free_places(part, annotator)
+            if not taken.is_empty:
+                found = [place for place in found if taken.admits(part[place])]
+            places += [start + place for place in found]
             if len(places) >= needed:
                 break
         if not ranking.is_review:
@@ -128,7 +123,10 @@ def offer(ranking: Ranking, view: View, annotator: str, wanted: int, needed: int
 
 def _recent(ranking: Ranking, view: View, annotator: str) -> list[int]:
     """Rows that are leased, skipped, hidden, or labelled since the ranking's snapshot."""
-    recent = [row for row in view.leases if not view.free_for(row, annotator)]
+    if view.config.votes_per_item == 1 and not view.extra:
+        recent = list(view.leases)
+    else:
+        recent = [row for row in view.leases if not view.free_for(row, annotator)]
     recent += [row for row, name in view.skips if name == annotator]
     recent += view.hidden
     for row, offset in zip(reversed(view.ever_rows), reversed(view.ever_offsets), strict=True):
@@ -146,16 +144,11 @@ def lacks(offered: Offer) -> bool:
 
 def proposed(order: Order, places: list[int]) -> list[Proposed]:
     """The rows at some places of an order."""
-    scored = order.scored
-    return [
-        Proposed(row, score, predicted, order.reason, order.component)
-        for row, score, predicted in zip(
-            scored.rows[places].tolist(),
-            scored.scores[places].tolist(),
-            scored.predicted[places].tolist(),
-            strict=True,
-        )
-    ]
+    if not places:
+        return []
+    scored, at = order.scored, np.array(places)
+    columns = (column[at].tolist() for column in (scored.rows, scored.scores, scored.predicted))
+    return list(map(Proposed._make, zip(*columns, repeat(order.reason), repeat(order.component))))
 
 
 def _under_voted(
@@ -164,6 +157,8 @@ def _under_voted(
     """Labelled items that lack further votes, those with most votes first."""
     votes = view.votes
     open_rows = [row for row in view.under_voted if annotator not in votes[row]]
+    if not open_rows:
+        return []
     lacking = materials.admits(np.array(open_rows, np.int32))
     counts = np.fromiter((len(votes[row]) for row in lacking.tolist()), np.int64, len(lacking))
     found: list[Proposed] = []

@@ -50,6 +50,11 @@ class Pages(MutableMapping[int, T]):
         pages = [np.fromiter(page, np.int32, len(page)) for page in self._pages.values()]
         return np.concatenate(pages) if pages else np.empty(0, np.int32)
 
+    def among(self, rows: Iterable[int]) -> set[int]:
+        """Those of ``rows`` that the table has."""
+        pages = self._pages
+        return {row for row in rows if row in pages.get(row >> PAGE_BITS, NO_PAGE)}
+
     def _changing(self, number: int) -> dict[int, T]:
         if number not in self._own:
             self._pages[number] = dict(self._pages.get(number, NO_PAGE))

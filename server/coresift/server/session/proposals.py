@@ -22,9 +22,10 @@ MAX_SHORTLIST = 16_384
 """Rows that a batch policy and the limits of a batch look at."""
 
 
-def over_ask(size: int) -> int:
-    """Rows to propose for a batch: other replicas may have leased a few meanwhile."""
-    return min(MAX_PROPOSALS, 2 * size + 32)
+def over_ask(size: int, others: int = 0) -> int:
+    """Rows to propose for a batch: other replicas may have leased a few meanwhile, and claims
+    under way here may lease ``others``."""
+    return min(MAX_PROPOSALS, 2 * size + 32 + others)
 
 
 def is_plain(config: SessionConfig) -> bool:
@@ -107,15 +108,16 @@ def merge(
 
 
 def _limits(config: SessionConfig) -> Limits | None:
-    groups = config.groups
-    limits = Limits(
-        max_similarity=config.batch.max_similarity,
+    groups, batch = config.groups, config.batch
+    if groups is None and batch.max_similarity is None and not batch.class_shares:
+        return None
+    return Limits(
+        max_similarity=batch.max_similarity,
         class_shares=tuple(
-            (config.classes.index(name), share) for name, share in config.batch.class_shares
+            (config.classes.index(name), share) for name, share in batch.class_shares
         ),
         max_per_group=None if groups is None else groups.max_per_batch,
     )
-    return limits if limits != Limits() else None
 
 
 def _shortlist(ranking: Ranking, proposed: list[Proposed]) -> Shortlist:
@@ -134,9 +136,9 @@ def _arranged(free: Free, ranking: Ranking, reach: int) -> list[Proposed]:
     """Up to ``reach`` rows of an order as the batch policy has them, within the limits."""
     config = ranking.snapshot.config
     found = proposed(free.order, free.places)
-    limits = _limits(config)
     if is_plain(config):
         return found[:reach]
+    limits = _limits(config)
     rows = np.array([p.row for p in found], np.int32)
     shortlist = _shortlist(ranking, found)
     places = batch_policy_of(config.batch.policy).arrange(shortlist, reach)
@@ -173,11 +175,13 @@ def expansion(ranking: Ranking, near: Rows, blocked: Rows, wanted: int) -> list[
     used = np.union1d(ranking.ranked_rows(), np.union1d(blocked, materials.validation))
     outside = materials.admits(np.setdiff1d(near, used).astype(np.int32))
     expanded = _scored(ranking, outside) if len(outside) else []
+    if len(expanded) >= wanted:
+        return expanded[:wanted]
     used = np.union1d(used, outside)
     fill = materials.random(config.seed, "fill").first(wanted + len(used))
     fill = fill[~np.isin(fill, used)][:wanted]
     filled = [Proposed(row, float("nan"), -1, PickReason.RANDOM) for row in fill.tolist()]
-    return (expanded + filled)[:wanted]
+    return expanded + filled[: wanted - len(expanded)]
 
 
 def _scored(ranking: Ranking, rows: Rows) -> list[Proposed]:

@@ -99,11 +99,13 @@ def propose(
 def sources(view: View) -> Rows:
     """Leased rows, int32, ascending, whose neighbours help out where candidates run short: of many
     those with the largest hash."""
-    rows = np.array(sorted(view.leases), np.int32)
+    rows = np.fromiter(view.leases, np.int32, len(view.leases))
     if len(rows) > MOST_SOURCES:
         priority = priorities(view.config.seed, "sources", rows)
-        rows = np.sort(rows[np.lexsort((rows, -priority))[:MOST_SOURCES]])
-    return rows
+        enough = priority >= np.partition(priority, -MOST_SOURCES)[-MOST_SOURCES]
+        rows, priority = rows[enough], priority[enough]
+        rows = rows[np.lexsort((rows, -priority))[:MOST_SOURCES]]
+    return np.sort(rows)
 
 
 def free_rows(

@@ -43,8 +43,13 @@ class TakenGroups:
                 holders[group] = row if holders[group] == FREE else SEVERAL
         return cls(groups, holders)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether every row is admitted."""
+        return not len(self.holders)
+
     def admits(self, row: int) -> bool:
         """Whether the row's group is free, or taken by the row itself."""
-        if not len(self.holders) or (group := self.groups[row]) == NO_GROUP:
+        if self.is_empty or (group := self.groups[row]) == NO_GROUP:
             return True
         return bool(self.holders[group] in (FREE, row))

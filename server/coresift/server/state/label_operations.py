@@ -35,7 +35,6 @@ from coresift.server.state.store import (
     LabelWrite,
     LiveLease,
     LogRead,
-    Proposal,
     Release,
     Renewed,
     Request,
@@ -61,17 +60,18 @@ class LabelOperations:
         _limit("lease_duration", claim.lease_ms, MAX_LEASE_MS)
         if len(claim.proposals) > MAX_PROPOSALS:
             raise invalid("proposals", f"must be at most {MAX_PROPOSALS}")
+        rows, payloads, groups = tuple(zip(*claim.proposals, strict=True)) or ((), (), ())
         arguments = {
             "a": claim.annotator,
             "z": claim.size,
             "l": claim.lease_ms,
             **_view(claim.view),
             "w": -1 if claim.min_revision is None else claim.min_revision,
-            "r": [int(proposal.row) for proposal in claim.proposals],
-            "p": b"".join(proposal.payload for proposal in claim.proposals),
-            "y": [len(proposal.payload) for proposal in claim.proposals],
+            "r": list(map(int, rows)),
+            "p": b"".join(payloads),
+            "y": list(map(len, payloads)),
             "x": claim.context,
-            **_groups(claim.proposals),
+            **_groups(groups),
         }
         if claim.review:
             arguments["k"] = True
@@ -106,7 +106,7 @@ class LabelOperations:
             "r": pack([int(label.row) for label in labels]),
             "i": pack([label.item_id for label in labels]),
             "v": pack([label.value for label in labels]),
-            **_groups(labels),
+            **_groups([label.group for label in labels]),
             **({} if config_version is None else {"c": config_version}),
         }
         reply = await self._write("labels", scripts.LABELS, uid, request, arguments)
@@ -230,12 +230,12 @@ def _distinct(rows: Sequence[int]) -> list[int]:
     return list(dict.fromkeys(map(int, rows)))
 
 
-def _groups(items: Sequence[Proposal] | Sequence[LabelWrite]) -> dict[str, list[int]]:
+def _groups(groups: Sequence[int]) -> dict[str, list[int]]:
     """The scripts' argument, absent where no item has a group."""
-    groups = [int(item.group) for item in items]
-    if any(not NO_GROUP <= group <= MAX_GROUP for group in groups):
+    least, most = min(groups, default=NO_GROUP), max(groups, default=NO_GROUP)
+    if not NO_GROUP <= least <= most <= MAX_GROUP:
         raise ValueError(f"groups must be {NO_GROUP}..{MAX_GROUP}")
-    return {"g": groups} if any(group != NO_GROUP for group in groups) else {}
+    return {} if most == NO_GROUP else {"g": list(map(int, groups))}
 
 
 def _limit(field: str, count: int, most: int) -> None:

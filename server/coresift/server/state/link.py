@@ -85,7 +85,7 @@ class Link:
         self.client: Any = Client(self._masters)
         self._observe = observe or (lambda operation, seconds, ok: None)
         self._count_shortfall = count_shortfall or (lambda: None)
-        self._commits: set[asyncio.Task[object]] = set()
+        self._commits: set[asyncio.Task[None]] = set()
         self.own_writes = OwnWrites()
 
     async def call(
@@ -122,10 +122,14 @@ class Link:
         self, operation: str, call: Callable[[], Awaitable[T]], *, repeatable: bool = True
     ) -> T:
         """As `call`, but goes on to its end when the caller is cancelled."""
-        task = asyncio.ensure_future(self.call(operation, call, repeatable=repeatable))
+        # As asyncio.shield, which takes one more turn of the loop: a caller that is cancelled
+        # cancels its future, not the task.
+        reply: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        work = self.call(operation, call, repeatable=repeatable)
+        task = asyncio.ensure_future(_settle(reply, work))
         self._commits.add(task)
-        task.add_done_callback(self._forget)
-        return await asyncio.shield(task)
+        task.add_done_callback(self._commits.discard)
+        return await reply
 
     async def run(
         self, script: Script, names: Sequence[str], arguments: Sequence[Argument] = ()
@@ -244,10 +248,20 @@ class Link:
             await self._masters.disconnect()
             return await call()
 
-    def _forget(self, task: asyncio.Task[object]) -> None:
-        self._commits.discard(task)
-        if not task.cancelled():
-            task.exception()  # seen by the caller, or the caller is gone
+
+async def _settle(reply: asyncio.Future[T], work: Awaitable[T]) -> None:
+    """Give what comes of the work to whoever waits for the reply, if somebody still does."""
+    try:
+        result = await work
+    except asyncio.CancelledError:
+        reply.cancel()
+        raise
+    except Exception as error:
+        if not reply.done():
+            reply.set_exception(error)
+    else:
+        if not reply.done():
+            reply.set_result(result)
 
 
 def _masters(url: StateUrl, *, volatile: bool) -> Masters:

@@ -33,6 +33,7 @@ _FIELDS = {
     Reason.CONFIG_VERSION_MISMATCH: "expected_config_version",
     Reason.REVISION_NOT_REACHED: "min_revision",
 }
+_OUTCOMES = {int(outcome): outcome for outcome in Outcome}
 
 
 def new_nonce() -> bytes:
@@ -129,7 +130,7 @@ def labelled_of(blob: bytes, *, replayed: bool) -> Labelled:
     """The answer of ``labels.lua``."""
     kept = unpack(blob)
     return Labelled(
-        outcomes=tuple(map(Outcome, kept[b"u"])),
+        outcomes=tuple(map(_OUTCOMES.__getitem__, kept[b"u"])),
         revision=kept[b"v"],
         nonce=kept[b"n"],
         config_version=kept[b"c"],

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -84,7 +85,7 @@ class Server:
             connection = await self._connected()
             try:
                 self._check_in_use()
-                await connection.send_packed_command(connection.pack_commands(sent))
+                await connection.send_packed_command(list(map(_packed, sent)))
                 replies = [await _reply(connection) for _ in sent]
             except BaseException:
                 # Replies may still come: nobody else must read them.
@@ -159,7 +160,7 @@ def connection_options(address: Address, options: dict[str, Any]) -> dict[str, A
         "protocol": 2,
         "decode_responses": False,
         "driver_info": None,
-        "socket_timeout": CALL_TIMEOUT_S,
+        "socket_timeout": None,  # who asks sets one for the whole exchange
         "socket_connect_timeout": CALL_TIMEOUT_S,
         "retry": Retry(NoBackoff(), 0),
         "retry_on_timeout": False,
@@ -188,6 +189,13 @@ async def ask(address: Address, url: StateUrl, options: dict[str, Any], *command
 def refusal(replies: Sequence[Any]) -> RedisError | None:
     """The first refusal among replies."""
     return next((reply for reply in replies if isinstance(reply, RedisError)), None)
+
+
+def _packed(command: Command) -> bytes:
+    """The command as it is sent; a name of two words is two words."""
+    name, *words = command
+    whole: Any = (*str(name).split(), *words)  # hiredis's types know tuples of one
+    return bytes(hiredis.pack_command(whole))
 
 
 async def _reply(connection: AbstractConnection) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from coresift.server.arrays import Rows
 from coresift.server.state.entries import Entry, ExpiryEntry
@@ -107,9 +107,11 @@ class ViewKey:
     """Nonce of the log entry at ``offset``; empty at offset 0 and where that entry has none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """An item that may be leased, best first; ``payload`` comes back with the grant."""
+class Proposal(NamedTuple):
+    """An item that may be leased, best first; ``payload`` comes back with the grant.
+
+    A tuple, as every claim makes some fifty.
+    """
 
     row: int
     payload: bytes

@@ -96,7 +96,6 @@ local function group_is_taken(group, row, votes)
   return false
 end
 
--- Most claims end within the first piece.
 local function take(from, to)
   local names, marks = {}, {}
   for i = from, to do
@@ -139,10 +138,11 @@ local function take(from, to)
   end
 end
 
-local from = 1
+-- Most claims end within the first piece.
+local from, piece = 1, math.min(256, size + 16)
 while #rows < size and from <= #a.r do
-  take(from, math.min(from + 255, #a.r))
-  from = from + 256
+  take(from, math.min(from + piece - 1, #a.r))
+  from, piece = from + piece, 256
 end
 
 local deadline = s.now + a.l

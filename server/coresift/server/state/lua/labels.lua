@@ -1,8 +1,9 @@
 -- Commits labels of one annotator and ends that annotator's leases on their rows.
 -- Arguments: q request_id, d digest, a annotator, f one byte a label ("1": a lease was shown), and
---   three packed lists that the entry holds as they are: r rows, i item_ids, v values. An empty
---   value takes the label back. g groups of the rows, one a label (-1: none; absent: none has one),
---   c config version that they come from (absent: any).
+--   three packed lists that the entry holds as they are: r rows, i item_ids, v values; a row that
+--   stands there twice has one value. An empty value takes the label back. g groups of the rows,
+--   one a label (-1: none; absent: none has one), c config version that they come from (absent:
+--   any).
 -- Answer: u outcomes, one byte a label, v revision, n nonce, c config version.
 -- Reply: "done", the answer.
 
@@ -39,14 +40,16 @@ end
 local live = live_leases(s, distinct, a.a)
 local votes, had = {}, {}
 for i, packed in ipairs(redis.call('HMGET', KEYS[VOTES], unpack(distinct))) do
-  votes[distinct[i]] = packed and cmsgpack.unpack(packed) or {}
+  votes[distinct[i]] = packed and cmsgpack.unpack(packed)
   had[distinct[i]] = packed
 end
 
+-- The votes of a row on which nobody else has one, by value: the same table for all such rows.
+local alone = {}
 local changed = {}
 
 local function put(row, value)
-  local before = votes[row][a.a]
+  local before = votes[row] and votes[row][a.a]
   if value == before or (value == '' and not before) then
     return UNCHANGED
   end
@@ -55,6 +58,12 @@ local function put(row, value)
     votes[row][a.a] = nil
     s.votes = s.votes - 1
     return RETRACTED
+  end
+  if not votes[row] then
+    alone[value] = alone[value] or {[a.a] = value}
+    votes[row] = alone[value]
+    s.votes = s.votes + 1
+    return nil
   end
   local others = 0
   if not before then
@@ -81,12 +90,14 @@ for i, row in ipairs(rows) do
 end
 outcomes = table.concat(outcomes)
 
-local kept, gone, ended = {}, {}, {}
+local kept, gone, ended, packs = {}, {}, {}, {}
 for _, row in ipairs(distinct) do
+  local all = votes[row]
   if changed[row] then
-    if next(votes[row]) then
+    if next(all) then
+      packs[all] = packs[all] or cmsgpack.pack(all)
       kept[#kept + 1] = row
-      kept[#kept + 1] = cmsgpack.pack(votes[row])
+      kept[#kept + 1] = packs[all]
     else
       gone[#gone + 1] = row
     end
@@ -116,7 +127,7 @@ local function labelled_groups()
       end
     end
     for _, row in ipairs(added) do
-      if next(votes[row]) and not is_listed[row] and #listed < GROUP_ROWS then
+      if votes[row] and next(votes[row]) and not is_listed[row] and #listed < GROUP_ROWS then
         listed[#listed + 1] = row
       end
     end
