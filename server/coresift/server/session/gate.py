@@ -1,8 +1,9 @@
 """Who may work now, who waits, and who is told at once that it would wait too long.
 
-A short burst may queue. Where callers come faster than they are served for longer than that, a
-queue only makes everybody late: then only those are let in who hardly wait, and the others are
-refused before anything is done for them.
+A crowd may queue while its queue stays short: people who work at the same time, each of whom
+waits for an answer before the next question. So may a burst. Where callers come faster than they
+are served for longer than that, a queue only makes everybody late: then only those are let in who
+hardly wait, and the others are refused before anything is done for them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from coresift.server.session.gate_pressure import Places, Pressure
 from coresift.server.session.gate_shares import Shares
 from coresift.server.session.gate_times import Times
 
+CROWD_WAIT_S = 0.25
+"""In the queue, for as long as nobody would wait longer: 64 annotators at 300 calls a second."""
 LONGEST_WAIT_S = 1.0
 """In the queue, during a burst."""
 SHORT_WAIT = 0.5
@@ -29,6 +32,9 @@ FAIR_WAIT = 1.2
 REST_S = 0.005
 """At most, of a place after work: where calls take long, refused ones are cheap beside them."""
 LEAST_RETRY_S, MOST_RETRY_S = 0.05, 5.0
+RETRY_GROWTH, MOST_GROWN_S = 0.1, 1.0
+"""Those refused come back the later the longer the pressure lasts, by this share of it: else the
+same few callers, coming back at once, would keep it up for ever."""
 
 Refused = Callable[[str], None]
 """Told of the cause of each refusal: wait, queue, tenant, deadline; or a cause of the caller's."""
@@ -164,7 +170,8 @@ class Gate:
     def refusal(self, cause: str, wait_s: float) -> CoresiftError:
         """A counted refusal: its RetryInfo spreads those who come back."""
         self._refused(cause)
-        pause = min(MOST_RETRY_S, max(LEAST_RETRY_S, wait_s)) * random.uniform(1.0, 3.0)  # noqa: S311
+        grown = min(MOST_GROWN_S, RETRY_GROWTH * self._pressure.age_s(self._clock()))
+        pause = min(MOST_RETRY_S, max(LEAST_RETRY_S, wait_s, grown)) * random.uniform(1.0, 3.0)  # noqa: S311
         return CoresiftError(
             Reason.OVERLOADED,
             f"the server has all the {self.name} that it takes: try again",
@@ -273,6 +280,8 @@ class Gate:
     def _is_welcome(self, call: Call, wait_s: float, now: float) -> bool:
         bound = FAIR_WAIT if self._shares.is_short(call.tenant) else SHORT_WAIT
         if wait_s <= bound * self._times[call.kind].expected:
+            return True
+        if wait_s <= CROWD_WAIT_S and self._pressure.is_off(now):
             return True
         self._pressure.felt(now)
         return self._pressure.is_burst(now) and wait_s <= LONGEST_WAIT_S

@@ -34,6 +34,10 @@ class Pressure:
         """Whether nobody had to wait long for a while."""
         return now - self._latest >= CALM_S
 
+    def age_s(self, now: float) -> float:
+        """For how long callers have come too fast; 0 while they do not."""
+        return 0.0 if self.is_off(now) else now - self._since
+
     def is_burst(self, now: float) -> bool:
         """Whether it has not lasted long."""
         return now - self._since < PATIENCE_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -48,6 +49,14 @@ class KeptCandidates:
             )
             self._forget()
         return current
+
+    def demand(
+        self, ever: Sequence[int], config: SessionConfig, neighbourhood: Neighbourhood | None
+    ) -> None:
+        """Start the look-up of what `of` will need once the rows that ever had a label are
+        ``ever``."""
+        if neighbourhood is not None and isinstance(config.candidates, Seals):
+            neighbourhood.demand(ever[self._seeds_done :][:SEEDS_AT_ONCE])
 
     async def of(
         self, materials: Materials, snapshot: Snapshot, neighbourhood: Neighbourhood | None

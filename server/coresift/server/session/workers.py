@@ -10,6 +10,7 @@ from dataclasses import replace
 from threading import Event
 from typing import Any, TypeVar
 
+from coresift.server.pool.parallel import stay_behind
 from coresift.server.session.call import BACKGROUND, CALL, Call
 from coresift.server.session.gate import Gate, GateLimits, Refused
 
@@ -37,6 +38,7 @@ class Workers:
         self.gate = Gate("computations", GateLimits(threads, WAITING, adapts=True), refused)
         self.is_pressed: Callable[[], bool] = lambda: self.gate.is_pressed
         self._threads = ThreadPoolExecutor(threads, "numerics", prepare)
+        self._behind = ThreadPoolExecutor(1, "behind", stay_behind)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -73,6 +75,10 @@ class Workers:
             return await self.run(lambda: work(gone.is_set))
         finally:
             gone.set()
+
+    async def run_behind(self, work: Callable[[], T]) -> T:
+        """Run ``work`` that nobody waits for yet, on what all others leave of the cores."""
+        return await asyncio.get_running_loop().run_in_executor(self._behind, work)
 
     async def shared(self, work: Coroutine[Any, Any, T]) -> T:
         """Await ``work``, which goes on if this caller goes away: others wait for it too, or its
@@ -120,4 +126,5 @@ class Workers:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._threads, self._behind):
+            threads.shutdown(wait=True, cancel_futures=True)
