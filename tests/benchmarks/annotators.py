@@ -3,118 +3,154 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import bisect
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
-import grpc
-import grpc.aio
 import numpy as np
-from tests.benchmarks.labeling import Scenario, label_first, row_of
+from tests.benchmarks.labeling import Scenario, first_rows, label_first, row_of
+from tests.benchmarks.load import Stubs, closed_loop, open_loop, stubs
 from tests.benchmarks.pools import BenchPool
 from tests.benchmarks.process import Server, State
 
 from coresift.client import Client
 from coresift.v1 import selection_pb2 as pb
-from coresift.v1 import selection_pb2_grpc
 
-ANNOTATORS = 64
-CHANNELS = 4
 HOT = 10
 ALONE_CALLS = 400
 OFFERED = 300
-"""Calls a second of the open loop, whatever becomes of them."""
-OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
-
+"""Calls a second of the open loop."""
 PLAIN = Scenario("seals(100)")
-CALL_S = 60.0
-RETRY_S = 0.05
-"""After a refusal for overload."""
-
-Work = Callable[[int], Awaitable[None]]
-"""A turn of an annotator, by number."""
 
 
-@dataclass
-class Turns:
-    """Seconds of each turn that was not refused, and of all together."""
+class Offers:
+    """What a session answers: items offered twice, and heads that were not the newest.
 
-    times: list[float] = field(default_factory=list)
-    refused: int = 0
-    seconds: float = 0.0
+    No lease ends while it is measured, so that an item is live or labelled from its first offer on.
 
-    @property
-    def rate(self) -> float:
-        """A second."""
-        return len(self.times) / self.seconds
+    Attributes:
+        session: its id.
+        twice: offers of items that had been offered or labelled before.
+        empty: answers without items.
+        stale: answers whose head lacks a label that was acknowledged before the call began.
+        behind: the most newer heads that had been seen in answers when an answer came.
+    """
 
-    @property
-    def refused_share(self) -> float:
-        """Of all that were begun."""
-        return self.refused / (self.refused + len(self.times))
+    def __init__(self, client: Client, pool: BenchPool) -> None:
+        """A session with its first labels, that has been asked once."""
+        self.session = label_first(client, pool, PLAIN)
+        self.twice = self.empty = self.stale = self.behind = 0
+        self._seen = set(first_rows(pool, PLAIN).tolist())
+        self._heads: list[int] = []
+        self._acknowledged = 0
+        first = client.next_batch(self.session, "first", size=1)
+        self._seen.update(row_of(pick.item_id) for pick in first.picks)
 
-    def quantile_ms(self, share: float) -> float:
-        """Of those that were not refused."""
-        return 1e3 * float(np.quantile(self.times, share))
+    async def ask(self, line: Stubs, annotator: int, size: int) -> Any:
+        """The answer of a NextBatch."""
+        known = self._acknowledged
+        request = pb.NextBatchRequest(
+            session_id=self.session,
+            request_id=str(uuid4()),
+            annotator=f"annotator-{annotator}",
+            size=size,
+        )
+        answer = await line.call("NextBatch", request)
+        self.empty += not answer.picks
+        for pick in answer.picks:
+            row = row_of(pick.item_id)
+            self.twice += row in self._seen
+            self._seen.add(row)
+        revision = answer.basis.revision
+        self.stale += revision < known
+        place = bisect.bisect_left(self._heads, revision)
+        if place == len(self._heads) or self._heads[place] != revision:
+            self._heads.insert(place, revision)
+        self.behind = max(self.behind, len(self._heads) - 1 - place)
+        return answer
+
+    async def label(self, line: Stubs, annotator: int, labels: Sequence[pb.Label]) -> None:
+        """Label what was offered."""
+        request = pb.AddLabelsRequest(
+            session_id=self.session,
+            request_id=str(uuid4()),
+            annotator=f"annotator-{annotator}",
+            labels=labels,
+        )
+        revision = (await line.call("AddLabels", request)).basis.revision
+        self._acknowledged = max(self._acknowledged, revision)
 
 
 def measure_annotators(pool: BenchPool, seconds: float) -> dict[str, float]:
     """Latencies, rates, items offered twice, the head's age, and the longest script of Redis."""
     figures: dict[str, float] = {}
+    longest = 0.0
     with State() as state, Server(pool.directory, state=state.url) as server:
-        for name, measured in (("asks", _measure_asks), ("pairs", _measure_pairs)):
+        for measured in (_measure_offered, _measure_closed, _measure_pairs):
             with Client(server.listen, timeout_s=600) as client:
-                session = label_first(client, pool, PLAIN)
-                client.next_batch(session, "first", size=1)
+                offers = Offers(client, pool)
             server.settle()
             state.forget_scripts()
-            figures |= asyncio.run(measured(server, pool, session, seconds))
-            figures[f"{name}: longest Redis script ms"] = 1e3 * state.longest_script_s()
+            figures |= asyncio.run(measured(server, pool, offers, seconds))
+            longest = max(longest, 1e3 * state.longest_script_s())
             server.settle()
-    return figures
+    return figures | {"longest Redis script ms": longest}
 
 
-async def _measure_asks(
-    server: Server, pool: BenchPool, session: str, seconds: float
+async def _measure_offered(
+    server: Server, pool: BenchPool, offers: Offers, seconds: float
 ) -> dict[str, float]:
-    seen: Counter[str] = Counter()
-    async with _stubs(server) as stubs:
+    async with stubs(server.listen) as line:
 
         async def ask(annotator: int) -> None:
-            answer = await _ask(next(stubs), session, annotator, HOT)
-            seen.update(pick.item_id for pick in answer.picks)
+            await offers.ask(line, annotator, HOT)
 
-        alone = [await _timed(ask(0)) for _ in range(ALONE_CALLS)]
-        offered = await _open_loop(ask, OFFERED, seconds)
-        closed = await _closed_loop(ask, seconds)
-    served = [latency for latency in offered if latency is not None]
+        alone = []
+        for _ in range(ALONE_CALLS):
+            began = time.perf_counter()
+            await ask(0)
+            alone.append(time.perf_counter() - began)
+        refused = line.refused
+        offered = await open_loop(ask, OFFERED, seconds)
     return {
-        f"NextBatch({HOT}), one annotator, p50 ms": 1e3 * float(np.median(alone)),
-        f"{OFFERED} a second offered: p50 ms": 1e3 * float(np.median(served)),
-        f"{OFFERED} a second offered: p99 ms": 1e3 * float(np.quantile(served, 0.99)),
-        f"{OFFERED} a second offered: refused share": 1 - len(served) / len(offered),
-        f"{ANNOTATORS} annotators, closed loop: calls a second": closed.rate,
-        f"{ANNOTATORS} annotators, closed loop: p99 ms": closed.quantile_ms(0.99),
-        f"{ANNOTATORS} annotators, closed loop: refused share": closed.refused_share,
-        "asks: items offered twice": float(seen.total() - len(seen)),
+        f"NextBatch({HOT}), one annotator: p50 ms": 1e3 * float(np.median(alone)),
+        f"NextBatch({HOT}), {OFFERED} a second offered: p50 ms": offered.quantile_ms(0.5),
+        f"NextBatch({HOT}), {OFFERED} a second offered: p99 ms": offered.quantile_ms(0.99),
+        f"NextBatch({HOT}), {OFFERED} a second offered: refusals": line.refused - refused,
+        f"NextBatch({HOT}), {OFFERED} a second offered: given up": offered.failed,
+        f"NextBatch({HOT}), {OFFERED} a second offered: items offered twice": offers.twice,
+        f"NextBatch({HOT}), {OFFERED} a second offered: answers without items": offers.empty,
+    }
+
+
+async def _measure_closed(
+    server: Server, pool: BenchPool, offers: Offers, seconds: float
+) -> dict[str, float]:
+    async with stubs(server.listen) as line:
+
+        async def ask(annotator: int) -> None:
+            await offers.ask(line, annotator, HOT)
+
+        closed = await closed_loop(ask, seconds)
+    return {
+        f"NextBatch({HOT}), closed loop: calls a second": closed.rate,
+        f"NextBatch({HOT}), closed loop: p99 ms": closed.quantile_ms(0.99),
+        f"NextBatch({HOT}), closed loop: refusals": line.refused,
+        f"NextBatch({HOT}), closed loop: items offered twice": offers.twice,
+        f"NextBatch({HOT}), closed loop: answers without items": offers.empty,
     }
 
 
 async def _measure_pairs(
-    server: Server, pool: BenchPool, session: str, seconds: float
+    server: Server, pool: BenchPool, offers: Offers, seconds: float
 ) -> dict[str, float]:
-    before, seen = server.metrics(), Counter[str]()
-    async with _stubs(server) as stubs:
+    before = server.metrics()
+    async with stubs(server.listen) as line:
 
         async def pair(annotator: int) -> None:
-            stub = next(stubs)
-            answer = await _ask(stub, session, annotator, 1)
-            seen.update(pick.item_id for pick in answer.picks)
+            answer = await offers.ask(line, annotator, 1)
             labels = [
                 pb.Label(
                     item_id=pick.item_id,
@@ -123,90 +159,21 @@ async def _measure_pairs(
                 )
                 for pick in answer.picks
             ]
-            request = pb.AddLabelsRequest(
-                session_id=session,
-                request_id=str(uuid4()),
-                annotator=f"annotator-{annotator}",
-                labels=labels,
-            )
-            await stub.AddLabels(request, timeout=CALL_S)
+            await offers.label(line, annotator, labels)
 
-        pairs = await _closed_loop(pair, seconds)
+        pairs = await closed_loop(pair, seconds)
     grown = server.grown(before)
-    fit = 'coresift_stage_seconds_{}{{stage="fit"}}'
-    age = 'coresift_head_age_seconds_{}{{pool="bench"}}'
-    fits = grown[fit.format("count")]
+    fits = grown['coresift_stage_seconds_count{stage="fit"}']
+    fitting_s = grown['coresift_stage_seconds_sum{stage="fit"}']
     return {
-        "label-and-ask pairs a second": pairs.rate,
-        "pair p50 ms": pairs.quantile_ms(0.5),
-        "pair p99 ms": pairs.quantile_ms(0.99),
-        "pairs: refused share": pairs.refused_share,
-        "pairs: items offered twice": float(seen.total() - len(seen)),
-        "fits a second": fits / pairs.seconds,
-        "fit, mean ms": 1e3 * grown[fit.format("sum")] / max(fits, 1),
-        "head's age, mean ms": 1e3 * grown[age.format("sum")] / max(grown[age.format("count")], 1),
+        "label and ask: pairs a second": pairs.rate,
+        "label and ask: p50 ms": pairs.quantile_ms(0.5),
+        "label and ask: p99 ms": pairs.quantile_ms(0.99),
+        "label and ask: refusals": line.refused,
+        "label and ask: given up": pairs.failed,
+        "label and ask: items offered twice": offers.twice,
+        "label and ask: answers that lack a label acknowledged before the call": offers.stale,
+        "label and ask: newer heads than an answer's when it came, most": offers.behind,
+        "label and ask: fits a pair": fits / max(len(pairs.times), 1),
+        "label and ask: fit, mean ms": 1e3 * fitting_s / max(fits, 1),
     }
-
-
-@asynccontextmanager
-async def _stubs(server: Server) -> AsyncIterator[Iterator[Any]]:
-    async with AsyncExitStack() as stack:
-        channels = [
-            await stack.enter_async_context(
-                grpc.aio.insecure_channel(server.listen, options=OPTIONS)
-            )
-            for _ in range(CHANNELS)
-        ]
-        yield itertools.cycle([selection_pb2_grpc.SelectionServiceStub(c) for c in channels])
-
-
-async def _ask(stub: Any, session: str, annotator: int, size: int) -> Any:
-    request = pb.NextBatchRequest(
-        session_id=session, request_id=str(uuid4()), annotator=f"annotator-{annotator}", size=size
-    )
-    return await stub.NextBatch(request, timeout=CALL_S)
-
-
-async def _timed(work: Awaitable[None]) -> float:
-    began = time.perf_counter()
-    await work
-    return time.perf_counter() - began
-
-
-async def _open_loop(work: Work, rate: float, seconds: float) -> list[float | None]:
-    """Seconds from when each call was due until its answer; None: it was refused."""
-
-    async def one(due: float, annotator: int) -> float | None:
-        try:
-            await work(annotator)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-                raise
-            return None
-        return time.perf_counter() - due
-
-    began, calls = time.perf_counter(), []
-    for number in range(int(rate * seconds)):
-        due = began + number / rate
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        calls.append(asyncio.create_task(one(due, number % ANNOTATORS)))
-    return list(await asyncio.gather(*calls))
-
-
-async def _closed_loop(work: Work, seconds: float) -> Turns:
-    """Turns of annotators who begin the next when the last is over."""
-    turns, began = Turns(), time.perf_counter()
-
-    async def annotate(annotator: int) -> None:
-        while time.perf_counter() < began + seconds:
-            try:
-                turns.times.append(await _timed(work(annotator)))
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-                    raise
-                turns.refused += 1
-                await asyncio.sleep(RETRY_S)
-
-    await asyncio.gather(*(annotate(annotator) for annotator in range(ANNOTATORS)))
-    turns.seconds = time.perf_counter() - began
-    return turns

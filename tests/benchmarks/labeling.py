@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tests.benchmarks.pools import BenchPool
 from tests.benchmarks.process import Peak, Server
+from tests.benchmarks.tables import Grid, number
 
 from coresift.client import All, BatchPolicy, Client, Mix, Seals, Strategy
 
@@ -18,6 +21,9 @@ START = 1_000
 BATCH = 100
 OF_EACH = 50
 """Labels of each sought class among the first."""
+SPLIT = "stages, ms"
+STAGES = ("catch_up", "fit", "score", "arrange", "claim")
+"""Of a NextBatch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +52,9 @@ class Measured:
     """Times of a scenario in seconds, a value a round, and the server's side of them.
 
     Attributes:
-        first: of the first NextBatch, with the neighbours of 1,000 items unknown.
-        labels, batches: of AddLabels and NextBatch, neighbours known.
-        stages_ms: mean ms of a round in each stage (neighbours: during think time).
+        first: of the first NextBatch; no neighbours have been looked up before it.
+        labels, batches: of AddLabels and NextBatch.
+        stages_ms: mean ms of a round in each stage.
         considered: share of the pool.
         above_pool: bytes, the largest the server held of its own less what it held when ready.
     """
@@ -61,8 +67,13 @@ class Measured:
     above_pool: int
 
 
-def measure(server: Server, pool: BenchPool, scenario: Scenario, rounds: int) -> Measured:
-    """Label, ask, think until the neighbours of what was leased are known, and again."""
+def measure(
+    server: Server, pool: BenchPool, scenario: Scenario, rounds: int, *, thinks: bool = True
+) -> Measured:
+    """Label, ask, think until the neighbours of what was leased are known, and again.
+
+    ``thinks``: else label at once.
+    """
     batches, labels = [], []
     ready = server.own_bytes()
     with Client(server.listen, timeout_s=600) as client, Peak(server.pid) as peak:
@@ -72,7 +83,8 @@ def measure(server: Server, pool: BenchPool, scenario: Scenario, rounds: int) ->
         first = time.perf_counter() - began
         before = server.metrics()
         for _ in range(rounds):
-            server.settle()
+            if thinks:
+                server.settle()
             named = np.array([row_of(pick.item_id) for pick in batch.picks])
             began = time.perf_counter()
             client.add_labels(session, labels_of(pool, scenario, named), annotator="a")
@@ -94,11 +106,14 @@ def measure(server: Server, pool: BenchPool, scenario: Scenario, rounds: int) ->
 
 
 def measure_labeling(
-    server: Server, pool: BenchPool, scenario: Scenario, rounds: int
-) -> dict[str, float]:
-    """The figures of the labeling loop by name."""
-    found = measure(server, pool, scenario, rounds)
+    server: Server, pool: BenchPool, scenario: Scenario, rounds: int, *, thinks: bool = True
+) -> dict[str, Any]:
+    """The figures of the labeling loop by name; the stages are means and add up to the pair."""
+    found = measure(server, pool, scenario, rounds, thinks=thinks)
     pairs = np.add(found.labels, found.batches)
+    stages = {stage: found.stages_ms.get(stage, 0.0) for stage in STAGES}
+    labels, mean = 1e3 * float(np.mean(found.labels)), 1e3 * float(np.mean(pairs))
+    candidates = found.considered * pool.items
     return {
         "ready s": server.ready_s,
         "first NextBatch, neighbours of 1,000 items unknown, s": found.first,
@@ -106,10 +121,36 @@ def measure_labeling(
         "NextBatch(100) p50 ms": 1e3 * float(np.median(found.batches)),
         "NextBatch(100) p95 ms": 1e3 * float(np.quantile(found.batches, 0.95)),
         "pair p50 ms": 1e3 * float(np.median(pairs)),
-        **{f"stage {stage} ms": ms for stage, ms in found.stages_ms.items()},
-        "considered share": found.considered,
+        "labels a second": BATCH / float(np.mean(pairs)),
+        SPLIT: {
+            "AddLabels": labels,
+            **stages,
+            "rest": mean - labels - sum(stages.values()),
+            "pair": mean,
+            "neighbours": found.stages_ms.get("neighbours", 0.0),
+        },
+        "candidates": candidates,
+        "candidates in half precision, MB": candidates * 2 * pool.dimension / 1e6,
         "resident bytes / pool bytes": server.resident_bytes() / pool.nbytes(),
     }
+
+
+def stages_grid(found: Mapping[str, Any]) -> Grid:
+    """Where the time of a pair goes, a row a scenario."""
+    stages = {name: figures[SPLIT] for name, figures in found.items()}
+    headings = next(iter(stages.values()))
+    rows = [[name, *(number(own[heading]) for heading in headings)] for name, own in stages.items()]
+    note = (
+        "Means. AddLabels as its caller sees it; the stages are the server's; rest: gRPC, the "
+        "client, and waiting for neighbours, whose looking up is the last column: in think time "
+        "where there is any."
+    )
+    return Grid("Where the time of a pair goes, ms", ("loop", *headings), rows, note)
+
+
+def without_stages(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures that are not in `stages_grid`."""
+    return {name: value for name, value in figures.items() if name != SPLIT}
 
 
 def label_first(client: Client, pool: BenchPool, scenario: Scenario) -> str:
@@ -149,6 +190,6 @@ def _stages(before: dict[str, float], after: dict[str, float], rounds: int) -> d
     name = 'coresift_stage_seconds_sum{{stage="{}"}}'
     return {
         stage: 1e3 * (after[key] - before.get(key, 0.0)) / rounds
-        for stage in ("catch_up", "neighbours", "fit", "score", "claim")
+        for stage in (*STAGES, "neighbours")
         if (key := name.format(stage)) in after
     }

@@ -1,8 +1,8 @@
 """Other libraries on the same data: a batch of 100 from the whole pool at 1,000 labels.
 
 Each query runs in a process of its own and is stopped after a minute; what was stopped is not run
-on more items. Ours is a NextBatch over
-gRPC on candidates ``all``, with the fit; the libraries' times have theirs where they take a model.
+on more items. Ours is a NextBatch over gRPC on candidates ``all``, with the fit; the libraries'
+times have theirs where they take a model.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 import psutil
-from rich.console import Console
-from rich.table import Table
 from tests.benchmarks import peer_cases
 from tests.benchmarks.labeling import CONCEPT, Scenario, first_rows, measure
 from tests.benchmarks.pools import BenchPool, make_pool
 from tests.benchmarks.process import Peak, Server, own_bytes
+from tests.benchmarks.tables import Grid, Page
 
 from coresift.client import All
 from coresift.client.simulation.methods import method
@@ -41,36 +40,38 @@ EQUIVALENTS = (
 
 
 def measure_peers(
-    root: Path, dimension: int, console: Console, python: str, sizes: Sequence[int] = SIZES
+    root: Path, dimension: int, page: Page, python: str, sizes: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Measure all, print a table. ``python`` is the interpreter that has the libraries."""
+    """Measure all, show a table. ``python`` is the interpreter that has the libraries."""
     found: list[dict[str, Any]] = []
     for items in sizes:
         pool = make_pool(root, items, dimension)
-        rows = first_rows(pool, Scenario(""))
-        labels = (pool.clusters[rows] == CONCEPT).astype(np.int64)
-        np.savez(pool.directory.parent / "peers.npz", rows=rows, labels=labels)
-        for ours, theirs in EQUIVALENTS:
-            with console.status(f"{ours}, {items:,} items"):
+        start = first_rows(pool, Scenario(""))
+        labels = (pool.clusters[start] == CONCEPT).astype(np.int64)
+        np.savez(pool.directory.parent / "peers.npz", rows=start, labels=labels)
+        for ours, others in EQUIVALENTS:
+            with page.doing(f"{ours}, {items:,} items"):
                 found.append({"items": items, "name": f"coresift {ours}", **_ours(pool, ours)})
-            for name in theirs:
+            for name in others:
                 beaten = next((own for own in found if own["name"] == name and _gave_up(own)), None)
                 if beaten is not None:
                     found.append({"items": items, "name": name, "gave_up_at": beaten["items"]})
                     continue
-                with console.status(f"{name}, {items:,} items"):
+                with page.doing(f"{name}, {items:,} items"):
                     result = theirs(python, pool, name)
                 found.append({"items": items, "name": name, **result})
-    missing = sorted({own["missing"] for own in found if "missing" in own})
-    for what in missing:
-        console.print(f"skipped: {what} (pip install --group peers)")
-    names = list(dict.fromkeys(own["name"] for own in found))
-    table = Table("batch of 100", *(f"{items:,} x {dimension}" for items in sizes))
-    for name in names:
-        table.add_row(name, *(cell(own) for own in found if own["name"] == name))
-    console.print(table)
-    console.print(
-        "Ours with badge and gist arrange the ten best for each one wanted, not the pool."
+    missing = {own["missing"] for own in found if "missing" in own}
+    for what in sorted(missing):
+        page.say(f"skipped: {what} (pip install --group peers)")
+    names = dict.fromkeys(own["name"] for own in found)
+    rows = [(name, *(cell(own) for own in found if own["name"] == name)) for name in names]
+    page.add(
+        Grid(
+            "Other libraries",
+            ("batch of 100", *(f"{items:,} x {dimension}" for items in sizes)),
+            rows,
+            "Ours with badge and gist arrange the ten best for each one wanted, not the pool.",
+        )
     )
     return found
 

@@ -7,11 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-from tests.benchmarks.labeling import Measured, Scenario, measure
+from tests.benchmarks.labeling import STAGES, Measured, Scenario, measure
 from tests.benchmarks.pools import BenchPool
 from tests.benchmarks.process import Server
+from tests.benchmarks.tables import Grid, Page
 
 from coresift.client import All, Client, Seals
 from coresift.client.simulation.methods import method
@@ -30,29 +29,29 @@ TEN_CLASSES = (
 NEEDS_TABLE = ("ens", "ens(one_step=true)")
 """Measured over all items of a smaller pool that has the table: about as many candidates."""
 ROUNDS = 3
-STAGES = ("catch_up", "fit", "score", "claim")
 
 
 def measure_strategies(
-    pool: BenchPool, small: BenchPool, rounds: int, console: Console
+    pool: BenchPool, small: BenchPool, rounds: int, page: Page
 ) -> list[dict[str, Any]]:
-    """Measure each on a fresh server, so that memory is its own, and print a table."""
-    found = []
-    table = Table(title=f"{pool.items:,} items, 1,000 labels, a batch of 100 over gRPC; ms")
-    table.add_column("strategy", no_wrap=True)
-    for heading in ("classes", "candidates", "p50", "slowest", *STAGES, "rest", "MB above pool"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    """Measure each on a fresh server, so that memory is its own, and show a table."""
+    found, rows = [], []
     for on, scenario in scenarios(pool, small):
-        with console.status(scenario.name), Server(on.directory) as server:
+        with page.doing(scenario.name), Server(on.directory) as server:
             if scenario.name.startswith("signal("):
                 _upload(server, on)
             measured = measure(server, on, scenario, rounds)
         found.append({"strategy": scenario.name, "items": on.items, **_figures(scenario, measured)})
-        table.add_row(*_row(scenario, on, measured))
-    console.print(table)
-    console.print(
-        f"ens reads a pool's neighbour table: measured over all of {small.items:,} items. "
-        "rest: arranging the batch, gRPC, the client."
+        rows.append(_row(scenario, on, measured))
+    headings = ("strategy", "classes", "candidates", "p50", "slowest", *STAGES, "rest")
+    page.add(
+        Grid(
+            f"{pool.items:,} items, 1,000 labels, a batch of 100 over gRPC; ms",
+            (*headings, "MB above pool"),
+            rows,
+            f"ens reads a pool's neighbour table: measured over all of {small.items:,} items. "
+            "rest: gRPC, the client.",
+        )
     )
     return found
 

@@ -9,54 +9,50 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.table import Table
-from tests.benchmarks.coresets.tables import Figure, print_figures
 from tests.benchmarks.labeling import Scenario, first_rows
 from tests.benchmarks.peers import cell, theirs
 from tests.benchmarks.pools import BenchPool, make_pool
+from tests.benchmarks.tables import Grid, Page
 
 APRICOT_ITEMS = 10_000
 BLOCK = 10_000
 
 
 def measure_forms(
-    pool: BenchPool, ours: Sequence[dict[str, Any]], exact: Sequence[int], console: Console
-) -> list[Figure]:
+    pool: BenchPool, ours: Sequence[dict[str, Any]], exact: Sequence[int]
+) -> dict[str, float]:
     """One NumPy pass a centre beside our k_center, and facility location's objectives over all
     pairs beside that of the selection by the exact graph."""
-    X = np.load(pool.directory.parent / "embeddings.npy")
+    X = np.load(pool.embeddings)
     own = next(job for job in ours if job["name"] == "k_center")
     began = time.perf_counter()
     centres = one_pass_a_centre(X, own["rows"][0], own["budget"])
     seconds = time.perf_counter() - began
-    found = [
-        Figure("k_center, one NumPy pass a centre, s", seconds),
-        Figure("k_center, times faster", seconds / own["seconds"], "8"),
-        Figure("k_center, share of same centres", float(np.mean(centres == own["rows"])), "1"),
-    ]
+    found = {
+        "k_center, one NumPy pass a centre, s": seconds,
+        "k_center, times faster": seconds / own["seconds"],
+        "k_center, share of same centres": float(np.mean(centres == own["rows"])),
+    }
     reached = objective(X, exact)
     for job in ours:
         if job["name"].startswith("facility_location"):
             ratio = objective(X, job["rows"]) / reached
-            found.append(Figure(f"{job['name']}: objective / by exact graph", ratio, "0.95"))
-    print_figures(console, f"{pool.items:,} items: other forms beside ours", found)
+            found[f"{job['name']}, objective / by exact graph"] = ratio
     return found
 
 
 def measure_apricot(
-    root: Path, items: int, dimension: int, console: Console, python: str
+    root: Path, items: int, dimension: int, page: Page, python: str
 ) -> dict[str, Any]:
     """Facility location by apricot, on 10,000 items and on ``items``."""
-    found = {}
-    table = Table("apricot, facility location, lazy, 1,000 of", "s, memory")
+    found, rows = {}, []
     for count in (APRICOT_ITEMS, items):
         peer = make_pool(root, count, dimension)
         start = first_rows(peer, Scenario(""))
         np.savez(peer.directory.parent / "peers.npz", rows=start, labels=np.zeros(len(start)))
         found[f"{count}"] = theirs(python, peer, "apricot facility location")
-        table.add_row(f"{count:,}", cell(found[f"{count}"]))
-    console.print(table)
+        rows.append((f"{count:,}", cell(found[f"{count}"])))
+    page.add(Grid("apricot, facility location, lazy, 1,000 of", ("items", "s, memory"), rows))
     return found
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from rich.console import Console
-from tests.benchmarks.coresets.tables import Figure, print_figures
 from tests.benchmarks.pools import BenchPool
 from tests.benchmarks.process import Server
 
@@ -22,7 +20,7 @@ def item_ids(pool: BenchPool) -> StringColumn:
     return StringColumn(data, 13 * np.arange(pool.items + 1))
 
 
-def measure_streams(pool: BenchPool, console: Console) -> list[Figure]:
+def measure_streams(pool: BenchPool) -> dict[str, float]:
     """Medians of several uploads of four columns, and of several results of the whole pool."""
     ids = item_ids(pool)
     values = np.random.default_rng(4).standard_normal((pool.items, 4)).astype(np.float32)
@@ -41,10 +39,8 @@ def measure_streams(pool: BenchPool, console: Console) -> list[Figure]:
             listed.append(time.perf_counter() - began)
             assert len(strings) == pool.items
     million = pool.items / 1e6
-    found = [
-        Figure("PutSignals of 4 columns, s", float(np.median(uploads)), "< 1.5"),
-        Figure("results, M items a second, lazily", million / float(np.median(lazily)), "5"),
-        Figure("results, M items a second, as strings", million / float(np.median(listed)), "2"),
-    ]
-    print_figures(console, f"{pool.items:,} items: uploads, and results of a finished job", found)
-    return found
+    return {
+        "PutSignals of 4 columns, s": float(np.median(uploads)),
+        "results, M items a second, lazily": million / float(np.median(lazily)),
+        "results, M items a second, as strings": million / float(np.median(listed)),
+    }
