@@ -224,9 +224,19 @@ WRITES = [
 
 
 def send(stub: SelectionServiceStub, rpc: str, request: Any) -> bytes:
-    """The answer's bytes; of a core-set its plan, result and summary."""
-    sent = request if isinstance(request, Message) else iter(request)
-    answer: Any = getattr(stub, rpc)(sent)
+    """The answer's bytes; of a core-set its plan, result and summary.
+
+    Sent again while the session is written anew, as clients do.
+    """
+    while True:
+        sent = request if isinstance(request, Message) else iter(request)
+        try:
+            answer: Any = getattr(stub, rpc)(sent)
+        except grpc.RpcError as error:
+            if "is being written anew" not in error.details():
+                raise
+        else:
+            break
     if rpc != "ScoreCoreset":
         return bytes(answer.SerializeToString(deterministic=True))
     parts = [part for part in answer if not part.HasField("progress")]
