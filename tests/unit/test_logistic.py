@@ -13,6 +13,7 @@ from scipy.special import expit, logsumexp, softmax
 
 from coresift.server import logistic
 from coresift.server.descent import Evaluate, descend, no_pairs
+from coresift.server.head import HeadConfig, Task, TrainingSet, fit
 from coresift.server.logistic import Problem
 from coresift.server.losses import BinaryLoss, Loss, SoftmaxLoss
 from coresift.server.newton import newton
@@ -214,3 +215,13 @@ def test_newtons_method_finds_the_same_optimum() -> None:
     found = newton(problem.vectors, present, absent, 100.0, np.zeros(17), 1e-7)
     expected = np.append(theta[0, :-1] / problem.scale, theta[0, -1])
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_rows_next_to_nothing_are_no_training_but_no_trouble_either() -> None:
+    chance = np.random.default_rng(0)
+    X = (chance.standard_normal((400, 48)) * 1e-23).astype(np.float32)
+    y = (chance.random(400) > 0.3).astype(np.float64)[:, None]
+    head = fit(Task.BINARY, HeadConfig(), TrainingSet(X, y, 1 - y))
+    assert head is not None
+    shares = head.probabilities(head.logits(X))
+    np.testing.assert_allclose(shares, y.mean(), atol=1e-4)

@@ -35,6 +35,7 @@ SLACK = 1e-6
 BENT = 0.25
 """Rows of less than this share of the mean curvature are left out of a Hessian: two thirds of
 1,000 labels' rows, and 7 % of their curvature."""
+MOST_RIDGE = 1e30
 MOST_FACTORED = 1 << 24
 """Numbers in the Hessians of all classes; where they would be more there are none."""
 WIDENED = 256
@@ -183,9 +184,10 @@ class Problem:
         return whole
 
     def _preconditioner(self, anchor: Anchor) -> Precondition | None:
-        """The inverse of each class's own part of the Hessian; None where they would be large."""
+        """The inverse of each class's own part of the Hessian; None where they would be large, or
+        rows next to nothing make the ridge more than float32 holds."""
         classes, size = anchor.theta.shape
-        if classes * size**2 > MOST_FACTORED:
+        if classes * size**2 > MOST_FACTORED or self.ridge > MOST_RIDGE:
             return None
         curvatures = (self.c * self.loss.curvatures(anchor.logits)).astype(np.float32)
         factors = [self._factor(of_class) for of_class in curvatures]

@@ -171,41 +171,46 @@ def test_other_inputs_begin_anew(tmp_path: Path, change: str) -> None:
     assert build_pool(fresh).files == verify_pool(tmp_path / "p").files
 
 
+STATE = '{"key": "key", "chunks": %d}'
+
+
 def test_what_is_half_written_is_not_believed(tmp_path: Path) -> None:
     rows, found = np.arange(2, dtype=np.int32), np.ones((2, 3), np.int32)
-    with partial_table(tmp_path / "t", "key", (4, 3)) as table:
+    with partial_table(tmp_path / "t", "key", (4, 3), 4) as table:
         table.add(rows, found)
     for key, spoil in (
         ("other", lambda: None),
         ("key", lambda: (tmp_path / "t" / "state.json").write_text("{")),
         ("key", lambda: (tmp_path / "t" / "state.json").write_text('{"key": "key"}')),
+        ("key", lambda: (tmp_path / "t" / "state.json").write_text(STATE % -1)),
+        ("key", lambda: (tmp_path / "t" / "state.json").write_text(STATE % 5)),
         ("key", lambda: (tmp_path / "t" / "table").write_bytes(b"short")),
         ("key", (tmp_path / "t" / "table").unlink),
     ):
-        with partial_table(tmp_path / "t", "key", (4, 3)) as table:
+        with partial_table(tmp_path / "t", "key", (4, 3), 4) as table:
             table.add(rows, found)
             assert table.done
         spoil()
-        with partial_table(tmp_path / "t", key, (4, 3)) as table:
+        with partial_table(tmp_path / "t", key, (4, 3), 4) as table:
             assert table.done == 0
     assert json.loads((tmp_path / "t" / "state.json").read_text()) == {"key": "key", "chunks": 0}
 
 
 def test_a_number_is_not_believed_of_another_table(tmp_path: Path) -> None:
     """One table, then the beginning of another of the same size, then the first again."""
-    with partial_table(tmp_path / "t", "key", (4, 3)) as table:
+    with partial_table(tmp_path / "t", "key", (4, 3), 4) as table:
         table.add(np.arange(2, dtype=np.int32), np.ones((2, 3), np.int32))
-    PartialTable(tmp_path / "t", "other", (4, 3))  # and killed
-    assert PartialTable(tmp_path / "t", "key", (4, 3)).done == 0
+    PartialTable(tmp_path / "t", "other", (4, 3), 4)  # and killed
+    assert PartialTable(tmp_path / "t", "key", (4, 3), 4).done == 0
 
 
 def test_a_pools_own_table_is_not_written_to(tmp_path: Path) -> None:
     """The finished table and the partial one are one file, until the build has ended."""
-    with partial_table(tmp_path / "t", "key", (4, 3)) as table:
+    with partial_table(tmp_path / "t", "key", (4, 3), 4) as table:
         table.add(np.arange(4, dtype=np.int32), np.ones((4, 3), np.int32))
     (tmp_path / "linked").hardlink_to(tmp_path / "t" / "table")
     before = (tmp_path / "linked").read_bytes()
-    other = PartialTable(tmp_path / "t", "other", (4, 3))
+    other = PartialTable(tmp_path / "t", "other", (4, 3), 4)
     other.add(np.arange(4, dtype=np.int32), np.full((4, 3), 7, np.int32))
     other.checkpoint()
     assert (tmp_path / "linked").read_bytes() == before
@@ -226,10 +231,10 @@ def test_numbers_are_written_every_few_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partial, "CHECKPOINT_S", 1e9)
-    table = PartialTable(tmp_path, "key", (4, 3))
+    table = PartialTable(tmp_path, "key", (4, 3), 4)
     table.add(np.arange(2, dtype=np.int32), np.ones((2, 3), np.int32))
-    assert PartialTable(tmp_path, "key", (4, 3)).done == 0
-    table = PartialTable(tmp_path, "key", (4, 3))
+    assert PartialTable(tmp_path, "key", (4, 3), 4).done == 0
+    table = PartialTable(tmp_path, "key", (4, 3), 4)
     monkeypatch.setattr(partial, "CHECKPOINT_S", 0.0)
     table.add(np.arange(2, dtype=np.int32), np.ones((2, 3), np.int32))
-    assert PartialTable(tmp_path, "key", (4, 3)).done == 1
+    assert PartialTable(tmp_path, "key", (4, 3), 4).done == 1

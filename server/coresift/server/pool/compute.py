@@ -59,7 +59,7 @@ class HostCompute:
 
     def product(self, start: int, stop: int, matrix: Float32s) -> Float32s:
         segment = self._segment
-        products: Float32s = self._raw(start, stop) @ matrix
+        products = _products(self._raw(start, stop), matrix)
         if segment.unit and segment.norms is not None:
             products /= segment.norms[start:stop, None]
         return products
@@ -95,3 +95,14 @@ class HostCompute:
             return widen(stored)
         out = scratch((len(stored), stored.shape[1]))
         return widen(stored, out)
+
+
+def _products(vectors: Float32s, matrix: Float32s) -> Float32s:
+    """``vectors @ matrix``, where there are several columns each in one piece: OpenBLAS takes half
+    as long for them as rows, in fours, without an edge to its tiles."""
+    count = matrix.shape[1]
+    if count == 1:
+        return vectors @ matrix
+    columns = np.zeros((-(-count // 4) * 4, len(matrix)), np.float32)
+    columns[:count] = matrix.T
+    return (columns @ vectors.T)[:count].T

@@ -113,7 +113,8 @@ def _table_work(
         return ExactTable(pool, k, np.empty((0, k), np.int32)), facts
     report("recall", 0.0)
     lists = Lists.of(clusters, centroids, draft.metric)
-    probes = probes_for(pool, lists, k, recall)
+    with threadpool_limits(1, user_api="blas"):  # blocks are spread over the cores
+        probes = probes_for(pool, lists, k, recall)
     parts = [hashlib.sha256(array.tobytes()).hexdigest() for array in (clusters, centroids)]
     return ListJoin(pool, lists, probes, k), [*facts, probes, *parts]
 
@@ -125,11 +126,13 @@ def _write_neighbours(
     counter = Counter(report, "neighbours", draft.items)
     with (
         threadpool_limits(1, user_api="blas"),  # blocks are spread over the cores
-        partial_table(partial, key, (draft.items, draft.neighbours)) as table,
+        partial_table(partial, key, (draft.items, draft.neighbours), len(chunks)) as table,
     ):
         rest = chunks[table.done :]
         counter.add(sum(end - start for start, end in chunks[: table.done]))
         for rows, neighbours in work.work(rest):
             table.add(rows, neighbours)
             counter.add(len(rows))
-    link_or_copy(table.path, directory / layout.NEIGHBOURS)
+        # While it is ours: another build may begin anew there afterwards.
+        table.checkpoint()
+        link_or_copy(table.path, directory / layout.NEIGHBOURS)

@@ -139,7 +139,8 @@ class HalfRows:
         lengths = _lengths(queries.exact)
         # Of the rounded sum, which is compared as it is, and of the float32 arithmetic here.
         error = error + 2.0**-7 * longest * lengths + 2.0**-20 * (longest + lengths) ** 2
-        least = (floor + np.square(lengths)) / 2 - error
+        wide = queries.exact.astype(np.float64)
+        least = (floor + np.einsum("ij,ij->i", wide, wide)) / 2 - error
         wanted: Bools = closeness >= _down(least)[:, None]
         return wanted
 

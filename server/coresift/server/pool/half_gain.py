@@ -9,7 +9,10 @@ from contextlib import AbstractContextManager
 from functools import cache
 
 import numpy as np
+import structlog
 from threadpoolctl import ThreadpoolController
+
+log = structlog.get_logger()
 
 _QUERIES = 32
 """Fewer take little more time than the reading of the rows."""
@@ -51,9 +54,18 @@ def one_thread() -> AbstractContextManager[object]:
 def _measured() -> Future[float]:
     executor = ThreadPoolExecutor(1, thread_name_prefix="half")
     try:
-        return executor.submit(_gain)
+        return executor.submit(_gain_or_none)
     finally:
         executor.shutdown(wait=False)
+
+
+def _gain_or_none() -> float:
+    """0 where it cannot be measured: searches go on in float32."""
+    try:
+        return _gain()
+    except Exception as error:
+        log.warning("searches do without bfloat16", error=str(error))
+        return 0.0
 
 
 def _gain() -> float:

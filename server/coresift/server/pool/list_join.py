@@ -82,7 +82,8 @@ class _Gathered:
         vectors = pool.fetch(rows)
         norms = None
         if pool.metric == "l2":
-            norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+            squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+            norms = np.sqrt(squares).astype(np.float32)
         segment = Segment(0, vectors, norms, None, unit=False)
         self.host = HostCompute(segment, pool.metric)
         self.half = HalfRows(segment, pool.metric)

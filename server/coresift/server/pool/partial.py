@@ -26,9 +26,9 @@ _STATE = "state.json"
 class PartialTable:
     """Chunks of a table, in order; how many are done is on disk too."""
 
-    def __init__(self, folder: Path, key: str, shape: tuple[int, int]) -> None:
+    def __init__(self, folder: Path, key: str, shape: tuple[int, int], chunks: int) -> None:
         """Goes on with what lies in the folder, if that is of the same key, else begins anew."""
-        self.path = folder / _TABLE
+        self.path, self._chunks = folder / _TABLE, chunks
         self._state = folder / _STATE
         self._key = key
         size = 4 * shape[0] * shape[1]
@@ -66,19 +66,23 @@ class PartialTable:
         try:
             state = json.loads(self._state.read_bytes())
             whole = self.path.stat().st_size == size
-            return int(state["chunks"]) if whole and state["key"] == self._key else 0
+            done = int(state["chunks"]) if whole and state["key"] == self._key else 0
+            return done if 0 <= done <= self._chunks else 0
         except (OSError, ValueError, KeyError, TypeError):
             return 0
 
 
 @contextmanager
-def partial_table(folder: Path, key: str, shape: tuple[int, int]) -> Iterator[PartialTable]:
+def partial_table(
+    folder: Path, key: str, shape: tuple[int, int], chunks: int
+) -> Iterator[PartialTable]:
     """The table in a folder, made if need be, for this process alone.
 
     Args:
         folder: stays when the work ends early.
         key: of all that decides the table and the order of its chunks.
         shape: rows and columns.
+        chunks: how many make the table.
 
     Raises:
         BuildError: another process fills it.
@@ -89,7 +93,7 @@ def partial_table(folder: Path, key: str, shape: tuple[int, int]) -> Iterator[Pa
         with contextlib.suppress(OSError):  # without locks: as if nobody else built it
             if not lock.try_alone():
                 raise BuildError(f"{folder} is in use: another process builds the same pool")
-        table = PartialTable(folder, key, shape)
+        table = PartialTable(folder, key, shape, chunks)
         try:
             yield table
         finally:

@@ -153,6 +153,7 @@ class Neighbourhood:
                 except CoresiftError:
                     pass  # who needs them will be told
         finally:
+            self._overtaken.set()  # a drain does not wait for what nobody needs
             self._is_running_ahead, self._searched_ahead = False, frozenset()
 
     async def _look_up(

@@ -28,7 +28,7 @@ from coresift.server.session.review import review
 from coresift.server.session.snapshot import Snapshot, head_of, head_state
 from coresift.server.session.taken_groups import TakenGroups
 from coresift.server.session.view import View
-from coresift.server.state.entries import ConfigEntry, Entry, GrantEntry
+from coresift.server.state.entries import ConfigEntry, Entry, GrantEntry, LabelsEntry
 from coresift.server.state.store import NO_GROUP, Settings, Store
 
 
@@ -111,9 +111,10 @@ class _Player:
             return [p.row for p in done.value.rows]
 
     def _taken_since(self, grant: GrantEntry) -> int:
-        """Rows that others were granted between the grant's proposals and itself."""
+        """Rows that others were granted or labelled between the grant's proposals and itself."""
         between = self._log[grant.view_offset : grant.offset - 1]
-        return sum(len(entry.rows) for entry in between if isinstance(entry, GrantEntry))
+        taking = (entry for entry in between if isinstance(entry, (GrantEntry, LabelsEntry)))
+        return sum(len(entry.rows) for entry in taking)
 
     def _near_leased(self, seen: View) -> Rows:
         if not neighbours_of(seen.config.candidates) or not seen.leases:
