@@ -23,8 +23,8 @@ from tests.fixtures.scorer_laws import (
     situation_of,
 )
 
-from coresift.server.cross_fitting import cross_fitted_logits
 from coresift.server.head import HeadConfig, Task, TrainingSet, fit
+from coresift.server.head.cross_fitting import cross_fitted_logits
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.imbalance import (
     Direct,

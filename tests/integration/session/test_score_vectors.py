@@ -34,7 +34,7 @@ from coresift.client import (
     Task,
 )
 from coresift.server import head as heads
-from coresift.server.cross_fitting import cross_fitted_logits
+from coresift.server.head.cross_fitting import cross_fitted_logits
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All as AllRows
 from coresift.server.selection.imbalance import stratified_folds

@@ -7,9 +7,9 @@ import pytest
 from scipy.special import expit, softmax
 
 from coresift.server.arrays import Float64s, Rows
-from coresift.server.cross_fitting import cross_fitted_logits
 from coresift.server.estimates.second_look import class_probabilities, fold_of, losses_of
 from coresift.server.head import HeadConfig, Task, TrainingSet, fit
+from coresift.server.head.cross_fitting import cross_fitted_logits
 from coresift.server.selection.priority import priorities
 
 CONFIG = HeadConfig(c=10.0)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from coresift.server.arrays import Bools, Float64s, Int64s
-from coresift.server.cross_fitting import cross_fitted_logits
 from coresift.server.head import Task
+from coresift.server.head.cross_fitting import cross_fitted_logits
 from coresift.server.selection.parameters import parameter
 from coresift.server.selection.priority import priorities
 from coresift.server.selection.strategy import Scorer, Setting, Situation

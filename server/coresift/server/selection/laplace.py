@@ -20,7 +20,7 @@ from scipy.special import expit, ndtri, softmax
 
 from coresift.server.arrays import Float64s
 from coresift.server.head import Task, TrainingSet, class_scale
-from coresift.server.newton import factored
+from coresift.server.head.newton import factored
 from coresift.server.selection.priority import priorities
 from coresift.server.selection.strategy import Projection, Setting, Situation
 

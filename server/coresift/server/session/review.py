@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from coresift.server.arrays import Float64s, Rows
-from coresift.server.cross_fitting import cross_fitted_logits
 from coresift.server.estimates.activelab import second_opinions
 from coresift.server.estimates.consensus import Votes
 from coresift.server.estimates.second_look import class_probabilities, fold_of, losses_of
 from coresift.server.head import Head, Task, TrainingSet
+from coresift.server.head.cross_fitting import cross_fitted_logits
 from coresift.server.selection.shortlist import Scored, predicted_classes
 from coresift.server.session.ordering import FIRST_RANKED
 from coresift.server.session.ranking import Order, PickReason, Ranking

@@ -16,8 +16,8 @@ import numpy as np
 from scipy.linalg.lapack import spotrf, spotrs
 
 from coresift.server.arrays import Float32s, Float64s
-from coresift.server.descent import Evaluate, Precondition, descend, no_pairs
-from coresift.server.losses import Loss
+from coresift.server.head.descent import Evaluate, Precondition, descend, no_pairs
+from coresift.server.head.losses import Loss
 
 NEAR = 0.3
 """Norm of the gradient, in units of C, from which Hessians save more than they cost."""

@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logsumexp, softmax
 
-from coresift.server import logistic
-from coresift.server.descent import Evaluate, descend, no_pairs
-from coresift.server.head import HeadConfig, Task, TrainingSet, fit
-from coresift.server.logistic import Problem
-from coresift.server.losses import BinaryLoss, Loss, SoftmaxLoss
-from coresift.server.newton import newton
+from coresift.server.head import HeadConfig, Task, TrainingSet, fit, logistic
+from coresift.server.head.descent import Evaluate, descend, no_pairs
+from coresift.server.head.logistic import Problem
+from coresift.server.head.losses import BinaryLoss, Loss, SoftmaxLoss
+from coresift.server.head.newton import newton
 
 Floats = npt.NDArray[np.float64]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from coresift.server.arrays import Float64s, Int64s
-from coresift.server.head import HeadConfig, Task, TrainingSet, fit
+from coresift.server.head.regression import HeadConfig, Task, TrainingSet, fit
 
 
 def cross_fitted_logits(

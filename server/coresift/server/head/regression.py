@@ -19,9 +19,9 @@ from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
 from coresift.server.arrays import Bools, Float32s, Float64s, Int64s
-from coresift.server.logistic import Problem
-from coresift.server.losses import BinaryLoss, SoftmaxLoss
-from coresift.server.newton import newton
+from coresift.server.head.logistic import Problem
+from coresift.server.head.losses import BinaryLoss, SoftmaxLoss
+from coresift.server.head.newton import newton
 from coresift.server.pool.canonical import matrix_products
 
 GRADIENT_TOLERANCE = 1e-6
