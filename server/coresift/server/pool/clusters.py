@@ -9,6 +9,7 @@ import numpy as np
 
 from coresift.server.arrays import Float32s, Int64s, Rows
 from coresift.server.pool.canonical import Metric
+from coresift.server.pool.kernels import import_faiss
 from coresift.server.pool.rows import Block, VectorRows
 from coresift.server.pool.search import exact_search
 from coresift.server.pool.segment import Segment
@@ -28,8 +29,7 @@ def train_centroids(pool: VectorRows) -> Float32s:
 
     Unit vectors on cosine pools. The same rows give the same centroids.
     """
-    import faiss
-
+    faiss = import_faiss()
     count = max(1, round(math.sqrt(pool.items)))
     chance = np.random.default_rng(_SEED)
     size = min(pool.items, count * _POINTS_PER_CENTROID)
