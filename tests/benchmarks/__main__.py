@@ -19,6 +19,8 @@ from tests.benchmarks.report import NotMeasuredError, targets_grid
 from tests.benchmarks.tables import Grid, Page
 from tests.benchmarks.targets import TARGETS
 
+from coresift.server.pool.kernels import numpys_kernels
+
 WIDTH = 180
 
 
@@ -48,7 +50,7 @@ def main() -> int:
         page=Page(console),
     )
     run.results.update(
-        system=f"{platform.platform()}, {os.cpu_count()} cores",
+        system=f"{platform.platform()}, {os.cpu_count()} cores, {numpys_kernels()} kernels",
         commit=_commit(),
         time=time.strftime("%Y-%m-%d %H:%M"),
         items=run.items,

@@ -163,7 +163,9 @@ class Problem:
             yield rows, wide[: len(narrow)]
 
     def _logits(self, theta: Float64s) -> Float32s:
-        logits: Float32s = (theta[:, :-1] / self.scale).astype(np.float32) @ self.vectors.T
+        weights = (theta[:, :-1].T / self.scale).astype(np.float32)
+        # A product of few rows would leave the kernels half idle.
+        logits: Float32s = np.ascontiguousarray((self.vectors @ weights).T)
         logits += theta[:, -1:].astype(np.float32)
         return logits
 

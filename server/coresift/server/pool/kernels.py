@@ -17,7 +17,7 @@ _WIDE = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
 @cache
 def has_wide_kernels() -> bool:
     """Whether NumPy multiplies by AVX-512."""
-    return _numpys_kernels() in _WIDE
+    return numpys_kernels() in _WIDE
 
 
 def import_faiss() -> ModuleType:
@@ -26,7 +26,7 @@ def import_faiss() -> ModuleType:
     The OpenBLAS that its wheels bring is some years older. Processors that it does not know it
     takes for very old ones: k-means then takes four times as long.
     """
-    kernels = _numpys_kernels()
+    kernels = numpys_kernels()
     if kernels is None or _VARIABLE in os.environ:
         return _faiss()
     os.environ[_VARIABLE] = kernels  # read once, when the library is loaded
@@ -44,7 +44,7 @@ def _faiss() -> ModuleType:
 
 
 @cache
-def _numpys_kernels() -> str | None:
+def numpys_kernels() -> str | None:
     """OpenBLAS's name of them; None where NumPy stands on another library."""
     np.dot(np.ones(1), np.ones(1))
     for library in threadpool_info():
