@@ -126,8 +126,8 @@ class Model:
         return rows
 
     def free_for_review(self, annotator: str) -> set[int]:
-        """Rows with a vote for a class, of other annotators; nobody holds them or they lack
-        votes."""
+        """Rows that the filter admits, with a vote for a class, of other annotators; nobody holds
+        them or they lack votes."""
         rows = set()
         for row, votes in self.votes.items():
             live = sum(at == row for at, _ in self.leases)
@@ -135,7 +135,7 @@ class Model:
             says_something = any(value != UNSURE for value in votes.values())
             if fits and says_something and self.is_open(row, annotator, self.leases):
                 rows.add(row)
-        return rows
+        return rows & self.eligible
 
     def grant(self, rows: list[int], annotator: str, *, review: bool = False) -> None:
         self.leases |= {(row, annotator) for row in rows}
