@@ -19,7 +19,8 @@ from tests.fixtures.servers import Pools, _growing, _large, _things
 from tests.fixtures.site import Site, a_site
 
 from coresift.client import UNSURE, Client, CoresiftError, Label, ReleaseReason, Session
-from coresift.server.pool.builder import BuildOptions, InputFiles, build_pool
+from coresift.server.pool.builder import BuildOptions, build_pool
+from coresift.server.pool.input_files import InputFiles
 
 DATA = Path(__file__).parents[2] / "tests" / "data" / "clinc150"
 POOL = "clinc150"

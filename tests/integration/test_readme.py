@@ -12,7 +12,8 @@ from tests.benchmarks.process import Server
 from tests.fixtures.pools import write_inputs
 
 from coresift.client import Client
-from coresift.server.pool.builder import BuildOptions, InputFiles, build_pool
+from coresift.server.pool.builder import BuildOptions, build_pool
+from coresift.server.pool.input_files import InputFiles
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("client", "deploy", "proto", "server", "tests")

@@ -17,9 +17,10 @@ import numpy as np
 
 from coresift.server.errors import CoresiftError, StartError
 from coresift.server.pool import layout
-from coresift.server.pool.builder import BuildOptions, InputFiles, build_pool
+from coresift.server.pool.builder import BuildOptions, build_pool
 from coresift.server.pool.filter_syntax import parse_filter
 from coresift.server.pool.ids import ItemIds
+from coresift.server.pool.input_files import InputFiles
 from coresift.server.pool.manifest import read_manifest
 
 ITEMS = 5

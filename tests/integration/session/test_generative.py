@@ -25,13 +25,8 @@ from tests.fixtures.pools import write_inputs
 from tests.fixtures.servers import ServerProcess
 
 from coresift.client import All, Client, Outcome, Session
-from coresift.server.pool.builder import (
-    AppendOptions,
-    BuildOptions,
-    InputFiles,
-    append_pool,
-    build_pool,
-)
+from coresift.server.pool.builder import AppendOptions, BuildOptions, append_pool, build_pool
+from coresift.server.pool.input_files import InputFiles
 
 Vectors = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]

@@ -9,14 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from tests.fixtures.pools import brute_force, extend_pool, make_pool, write_inputs
 
-from coresift.server.pool.builder import (
-    AppendOptions,
-    BuildOptions,
-    InputFiles,
-    append_pool,
-    build_pool,
-)
+from coresift.server.pool.builder import AppendOptions, BuildOptions, append_pool, build_pool
 from coresift.server.pool.failures import BuildError
+from coresift.server.pool.input_files import InputFiles
 from coresift.server.pool.pool import Pool, verify_pool
 
 chance = np.random.default_rng(0)

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from tests.fixtures.pools import make_pool, write_inputs
 
-from coresift.server.pool.builder import BuildOptions, InputFiles, build_pool
+from coresift.server.pool.builder import BuildOptions, build_pool
 from coresift.server.pool.failures import BuildError
+from coresift.server.pool.input_files import InputFiles
 from coresift.server.pool.pool import Pool, verify_pool
 
 X = np.random.default_rng(0).standard_normal((60, 5)).astype(np.float32)

@@ -12,7 +12,8 @@ from tests.fixtures.pools import make_pool, write_inputs
 
 from coresift.server.errors import StartError
 from coresift.server.pool import checksums, layout
-from coresift.server.pool.builder import BuildOptions, InputFiles, build_pool
+from coresift.server.pool.builder import BuildOptions, build_pool
+from coresift.server.pool.input_files import InputFiles
 from coresift.server.pool.pool import Pool, verify_pool
 
 X = np.random.default_rng(0).standard_normal((300, 4)).astype(np.float16)

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from tests.fixtures.pools import extend_pool, make_pool, write_inputs
 
 from coresift.server.errors import CoresiftError, Reason
-from coresift.server.pool.builder import BuildOptions, InputFiles, build_pool
+from coresift.server.pool.builder import BuildOptions, build_pool
 from coresift.server.pool.filter_syntax import MAX_CHARACTERS, MAX_DEPTH, parse_filter
 from coresift.server.pool.filters import rows_where
+from coresift.server.pool.input_files import InputFiles
 from coresift.server.pool.pool import Pool
 
 COLUMNS = {

@@ -12,14 +12,9 @@ from hypothesis import strategies as st
 from tests.fixtures.pools import make_pool, write_inputs
 
 from coresift.server.errors import CoresiftError, Reason
-from coresift.server.pool.builder import (
-    AppendOptions,
-    BuildOptions,
-    InputFiles,
-    append_pool,
-    build_pool,
-)
+from coresift.server.pool.builder import AppendOptions, BuildOptions, append_pool, build_pool
 from coresift.server.pool.groups import ColumnGroups, group_numbers
+from coresift.server.pool.input_files import InputFiles
 from coresift.server.pool.pool import Pool
 
 VIDEOS = ["v7", "v2", None, "v7", "", "v1", "v2"]

@@ -13,15 +13,10 @@ import pytest
 from tests.fixtures.pools import write_inputs
 
 from coresift.server.pool import neighbours, partial
-from coresift.server.pool.builder import (
-    AppendOptions,
-    BuildOptions,
-    InputFiles,
-    append_pool,
-    build_pool,
-)
+from coresift.server.pool.builder import AppendOptions, BuildOptions, append_pool, build_pool
 from coresift.server.pool.directory_lock import DirectoryLock
 from coresift.server.pool.failures import BuildError
+from coresift.server.pool.input_files import InputFiles
 from coresift.server.pool.partial import PartialTable, partial_table
 from coresift.server.pool.pool import verify_pool
 
@@ -31,7 +26,8 @@ BUILD = """
 import os, signal, sys
 from pathlib import Path
 from coresift.server.pool import list_join, neighbours, partial
-from coresift.server.pool.builder import BuildOptions, InputFiles, build_pool
+from coresift.server.pool.builder import BuildOptions, build_pool
+from coresift.server.pool.input_files import InputFiles
 
 folder, out, recall, chunks, moment = sys.argv[1:]
 partial.CHECKPOINT_S = 0.0

@@ -105,7 +105,8 @@ def build(
 
     Run again after it was stopped, it goes on with the neighbour table where that was.
     """
-    from coresift.server.pool.builder import BuildOptions, InputFiles, build_pool
+    from coresift.server.pool.builder import BuildOptions, build_pool
+    from coresift.server.pool.input_files import InputFiles
 
     files = InputFiles(embeddings, ids, metadata, rows, id_column, embedding_column)
     options = BuildOptions(
@@ -135,7 +136,8 @@ def append(
     embedding_column: EmbeddingColumnOption = "embedding",
 ) -> None:
     """Make a pool's next version: its items keep their place, new ones follow."""
-    from coresift.server.pool.builder import AppendOptions, InputFiles, append_pool
+    from coresift.server.pool.builder import AppendOptions, append_pool
+    from coresift.server.pool.input_files import InputFiles
 
     files = InputFiles(embeddings, ids, metadata, rows, id_column, embedding_column)
     with _plain_errors(), _Bar() as bar:

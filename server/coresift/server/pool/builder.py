@@ -12,10 +12,9 @@ import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from coresift.server.pool import layout
@@ -25,6 +24,7 @@ from coresift.server.pool.directory import link_or_copy, new_directory
 from coresift.server.pool.failures import BuildError
 from coresift.server.pool.finish import finish
 from coresift.server.pool.ids import write_ids
+from coresift.server.pool.input_files import InputFiles, Items, read_items
 from coresift.server.pool.manifest import (
     Dtype,
     IndexKind,
@@ -32,12 +32,11 @@ from coresift.server.pool.manifest import (
     SegmentSpan,
     write_manifest,
 )
-from coresift.server.pool.metadata import joined, read_metadata, write_metadata
+from coresift.server.pool.metadata import joined, write_metadata
 from coresift.server.pool.pool import Pool
 from coresift.server.pool.progress import Counter, Progress, silent
 from coresift.server.pool.strings import joined_strings
-from coresift.server.pool.tables import read_ids, require_ids
-from coresift.server.pool.vectors import blocks, open_embeddings, read_row_selection
+from coresift.server.pool.vectors import blocks
 from coresift.server.pool.writer import write_vectors
 
 FLAT_ITEMS = 2_000_000
@@ -47,22 +46,6 @@ MAX_NEIGHBOURS = 1000
 
 _WRITE_ROWS = 16_384
 _SPOOL = "spool"
-
-
-@dataclass(frozen=True)
-class InputFiles:
-    """Where the items come from."""
-
-    embeddings: Path
-    """``.npy`` [n, d], or Parquet, Arrow, Feather with a column of lists."""
-    ids: Path | None = None
-    """One id a line (also .gz), or a table with ``id_column``. None: the embeddings' table."""
-    metadata: Path | None = None
-    """Parquet, Arrow, Feather or JSON lines (also .gz) with ``id_column``."""
-    rows: Path | None = None
-    """``.npy`` of row numbers of the input: take only these, in this order."""
-    id_column: str = "id"
-    embedding_column: str = "embedding"
 
 
 @dataclass(frozen=True)
@@ -95,16 +78,6 @@ class AppendOptions:
     """Must not exist."""
 
 
-@dataclass(frozen=True)
-class _Items:
-    """Checked input, not yet written."""
-
-    array: npt.NDArray[Any]
-    selection: npt.NDArray[np.int64] | None
-    ids: pa.LargeStringArray
-    metadata: pa.Table | None
-
-
 def build_pool(options: BuildOptions, progress: Progress | None = None) -> Manifest:
     """Build a pool directory.
 
@@ -120,7 +93,7 @@ def build_pool(options: BuildOptions, progress: Progress | None = None) -> Manif
     name = _checked_name(options.name or options.out.name)
     partial = _partial(options.out)
     with new_directory(options.out) as directory:
-        items = _read_items(options.files, directory / _SPOOL, options.dtype)
+        items = read_items(options.files, directory / _SPOOL, options.dtype)
         dtype: Dtype = options.dtype or (
             "float16" if items.array.dtype == np.float16 else "float32"
         )
@@ -169,7 +142,7 @@ def append_pool(options: AppendOptions, progress: Progress | None = None) -> Man
     try:
         with new_directory(options.out) as directory:
             old = parent.manifest
-            items = _read_items(options.files, directory / _SPOOL, old.dtype)
+            items = read_items(options.files, directory / _SPOOL, old.dtype)
             if items.array.shape[1] != old.dimension:
                 raise BuildError(
                     f"{options.files.embeddings} has dimension {items.array.shape[1]}, "
@@ -191,7 +164,7 @@ def append_pool(options: AppendOptions, progress: Progress | None = None) -> Man
 def _complete(
     directory: Path,
     draft: Manifest,
-    items: _Items,
+    items: Items,
     ids: pa.LargeStringArray,
     metadata: pa.Table | None,
     parent: Pool | None,
@@ -235,31 +208,6 @@ def _complete(
     manifest = replace(draft, version=version, lineage=lineage, files=files)
     write_manifest(directory, manifest)
     return manifest
-
-
-def _read_items(files: InputFiles, spool: Path, dtype: Dtype | None) -> _Items:
-    opened = open_embeddings(files.embeddings, files.embedding_column, spool)
-    array = opened.array
-    if array.dtype == np.float64 and dtype is None:
-        raise BuildError(
-            f"{files.embeddings} holds float64; say --dtype float32 (or float16) to narrow it"
-        )
-    if files.ids is None and not opened.is_table:
-        raise BuildError(f"{files.embeddings} holds no ids: name them with --ids")
-    source = files.ids or files.embeddings
-    ids = read_ids(source, files.id_column)
-    if len(ids) != len(array):
-        raise BuildError(f"{source} has {len(ids)} ids, {files.embeddings} {len(array)} embeddings")
-    require_ids(ids, str(source))
-    metadata = None
-    if files.metadata is not None:
-        metadata = read_metadata(files.metadata, ids, files.id_column)
-    if files.rows is None:
-        return _Items(array, None, ids, metadata)
-    selection = read_row_selection(files.rows, len(array))
-    if metadata is not None:
-        metadata = metadata.take(selection)
-    return _Items(array, selection, ids.take(selection), metadata)
 
 
 def _require_new(ids: pa.LargeStringArray, parent: Pool) -> None:
