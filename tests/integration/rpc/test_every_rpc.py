@@ -515,6 +515,7 @@ def test_get_pool(client: Client, pools: Pools) -> None:
     pool = client.get_pool("things")
     assert (pool.items, pool.dimension, pool.dtype) == (600, 16, "float32")
     assert (pool.metric, pool.index_kind, pool.neighbours) == (Metric.COSINE, "flat", 0)
+    assert pool.neighbours_recall == 0
     assert pool.metadata_columns == ("text", "uri")
     assert (pool.max_batch_size, pool.max_labels_per_call) == (1_000, 1_000)
     assert pool.max_vectors_per_call == 10_000

@@ -37,6 +37,8 @@ class Pool:
     clusters: int
     neighbours: int
     """Neighbours an item in the stored table; 0: no table."""
+    neighbours_recall: float
+    """Share of the true neighbours that the table holds on average, at least; 0: no table."""
     metadata_columns: tuple[str, ...]
     max_batch_size: int
     max_labels_per_call: int
@@ -132,6 +134,7 @@ def _pool(pool: pb.Pool) -> Pool:
         index_kind=pool.index_kind,
         clusters=pool.clusters,
         neighbours=pool.neighbours,
+        neighbours_recall=pool.neighbours_recall,
         metadata_columns=tuple(pool.metadata_columns),
         max_batch_size=pool.max_batch_size,
         max_labels_per_call=pool.max_labels_per_call,

@@ -168,6 +168,7 @@ def pool(value: Pool) -> pb.Pool:
         index_kind=manifest.index,
         clusters=manifest.clusters,
         neighbours=manifest.neighbours,
+        neighbours_recall=manifest.neighbours_recall if manifest.neighbours else 0.0,
         metadata_columns=manifest.metadata_columns,
         max_batch_size=checks.MAX_BATCH,
         max_labels_per_call=checks.MAX_LABELS,
