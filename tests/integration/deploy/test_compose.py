@@ -14,8 +14,8 @@ import pytest
 import yaml
 from tests.fixtures.prometheus import need
 
-from coresift.server.app import LEAVE_S
 from coresift.server.pool.pool import Pool
+from coresift.server.upkeep import LEAVE_S
 
 ROOT = Path(__file__).parents[3]
 COMPOSE = ROOT / "deploy" / "compose"

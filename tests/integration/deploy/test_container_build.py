@@ -25,8 +25,8 @@ from tests.fixtures.servers import Pools
 from tests.integration.deploy.dockerfile import Build, Context, Dockerfile
 
 from coresift.client import Client
-from coresift.server.app import LEAVE_S
 from coresift.server.config import ServeConfig
+from coresift.server.upkeep import LEAVE_S
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]
 

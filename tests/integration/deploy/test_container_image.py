@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tests.integration.deploy.dockerfile import Context, Dockerfile
 
-from coresift.server.app import LEAVE_S
 from coresift.server.config import ServeConfig
+from coresift.server.upkeep import LEAVE_S
 
 ROOT = Path(__file__).parents[3]
 CONTAINER = ROOT / "deploy" / "container"

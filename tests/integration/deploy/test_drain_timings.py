@@ -16,7 +16,7 @@ from tests.integration.deploy.manifests import SERVING, server, settings
 
 from coresift.client import Client, Seals
 from coresift.client.affinity import LOOK_UP_AGAIN_S
-from coresift.server.app import LEAVE_S, STOP_S
+from coresift.server.upkeep import LEAVE_S, STOP_S
 from coresift.v1 import selection_pb2 as pb
 from coresift.v1 import selection_pb2_grpc
 

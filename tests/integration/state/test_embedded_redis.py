@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from redis.asyncio import Redis
 from tests.fixtures.sessions import a_request, a_session, labels
 
 from coresift.server.errors import CoresiftError, Reason, StartError
@@ -97,6 +98,16 @@ async def test_data_outlive_a_restart(tmp_path: Path, redis_binary: RedisBinary)
         store = await RedisStore.connect(server.url)
         assert await store.log(session.uid, 0, 10) == before
         await store.close()
+
+
+async def test_what_is_answered_is_on_the_disk(tmp_path: Path, redis_binary: RedisBinary) -> None:
+    """A kill leaves what the system has not written yet; a power cut does not."""
+    async with EmbeddedRedis(tmp_path, binary=redis_binary.path) as server:
+        async with Redis.from_url(server.url) as client:
+            settings = await client.config_get()
+        wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+        assert {name: settings[name] for name in wanted} == wanted
+        assert settings["no-appendfsync-on-rewrite"] == "no"
 
 
 async def test_second_server_on_a_directory_is_refused(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -28,7 +29,7 @@ from coresift.server.state.entries import (
     LabelsEntry,
     ReleaseEntry,
 )
-from coresift.server.state.keys import DELETED, SessionKeys, name_key
+from coresift.server.state.keys import DELETED, SessionKeys, creation_key, name_key
 from coresift.server.state.redis_store import RedisStore
 from coresift.server.state.store import (
     ANSWER_MS,
@@ -585,3 +586,23 @@ async def test_documents_are_listed_in_order_without_ended_ones(store: RedisStor
 async def test_start_view_of_a_new_session_is_current(store: RedisStore) -> None:
     session = await a_session(store)
     assert isinstance(await store.claim(session.uid, a_claim([1], view=START)), Granted)
+
+
+async def test_every_write_is_remembered_for_a_day(store: RedisStore) -> None:
+    creation = str(uuid4())
+    settings = Settings(1, None, b"")
+    session = await store.create(f"session-{uuid4()}", settings, a_request(request_id=creation))
+    uid = session.uid
+    of_claim, of_labels, of_renewal, of_release, of_settings = (a_request() for _ in range(5))
+    view = await a_view(store, session)
+    assert await store.claim(uid, a_claim([1, 2], view=view, request=of_claim))
+    await store.add_labels(uid, of_labels, "ann", labels([1]))
+    await store.renew(uid, of_renewal, "ann", [2], 60_000)
+    await store.release(uid, of_release, "ann", [2], Release.SKIP)
+    await store.configure(uid, of_settings, Settings(2, None, b"new"), 1)
+    client: Any = store._link.client
+    requests = (of_claim, of_labels, of_renewal, of_release, of_settings)
+    answers = [SessionKeys(uid).of_script(request.request_id)[7] for request in requests]
+    for key in (*answers, creation_key(creation)):
+        assert ANSWER_MS - 60_000 < await client.pttl(key) <= ANSWER_MS
+    assert ANSWER_MS == 24 * 3600 * 1000

@@ -8,7 +8,6 @@ from coresift.server.metrics.catalogue import FAST, Catalogue, Values
 
 CALL_CLASSES = ("state", "selecting", "reading", "uploading", "attached")
 CAUSES = ("open", "queue", "wait", "tenant", "deadline")
-GRPC_TYPES = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 
 class CallMetrics:
