@@ -1,1 +1,1 @@
-"""The wire: handlers of a few lines, checks of requests, one error table, one interceptor."""
+"""The wire: handlers of a few lines, checks of requests, one error table, two interceptors."""

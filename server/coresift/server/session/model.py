@@ -1,4 +1,4 @@
-"""Using a session's model: predictions, scores of outside vectors, search, the head itself."""
+"""Using a session's model: predictions, search, the head itself."""
 
 from __future__ import annotations
 
