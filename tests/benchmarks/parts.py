@@ -25,6 +25,7 @@ from tests.benchmarks.sessions import measure_sessions
 from tests.benchmarks.start import measure_start
 from tests.benchmarks.state import measure_state
 from tests.benchmarks.strategies import ROUNDS, measure_strategies
+from tests.benchmarks.streams import measure_session_streams
 from tests.benchmarks.tables import Page
 from tests.benchmarks.targets import TARGETS
 
@@ -155,6 +156,7 @@ PARTS: Mapping[str, Part] = {
         "64 annotators on one session", lambda run: measure_annotators(run.pool, run.load_s)
     ),
     "large": large,
+    "streams": shown("Streams of a session", lambda run: measure_session_streams(run.pool)),
     "neighbour table": shown(
         "Neighbour table of the whole pool",
         lambda run: measure_neighbour_table(run.pool, run.tabled),
