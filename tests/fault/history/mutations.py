@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from coresift.server.errors import CoresiftError, Reason
-from coresift.server.rpc import labeling_calls
+from coresift.server.rpc import label_messages
 from coresift.server.session.batches import Batches
 from coresift.server.session.view import View
 from coresift.server.state import scripts
@@ -71,8 +71,8 @@ def _rank_by_old_labels() -> None:
     """NextBatch takes whatever ranking a replica has, however old its labels."""
     honest = Batches._claim
 
-    async def claim(self: Batches, live: Any, ask: Any, ranking: Any, is_fresh: bool) -> Any:
-        return replace(await honest(self, live, ask, ranking, is_fresh), min_revision=0)
+    async def claim(self: Batches, live: Any, ask: Any, *more: Any) -> Any:
+        return replace(await honest(self, live, ask, *more), min_revision=0)
 
     Batches._claim = claim  # type: ignore[method-assign]
 
@@ -81,8 +81,8 @@ def _grant_the_second_best_first() -> None:
     """Batches have the right items in an order that the scores do not give."""
     honest = Batches._claim
 
-    async def claim(self: Batches, live: Any, ask: Any, ranking: Any, is_fresh: bool) -> Any:
-        claim = await honest(self, live, ask, ranking, is_fresh)
+    async def claim(self: Batches, live: Any, ask: Any, *more: Any) -> Any:
+        claim = await honest(self, live, ask, *more)
         best, rest = claim.proposals[:2], claim.proposals[2:]
         return replace(claim, proposals=(*reversed(best), *rest))
 
@@ -91,9 +91,9 @@ def _grant_the_second_best_first() -> None:
 
 def _trust_every_token() -> None:
     """Lease tokens of others are taken for good."""
-    if not hasattr(labeling_calls, "is_lease_token"):
-        raise LookupError("labeling_calls has no is_lease_token")
-    labeling_calls.is_lease_token = lambda *_: True
+    if not hasattr(label_messages, "is_lease_token"):
+        raise LookupError("label_messages has no is_lease_token")
+    label_messages.is_lease_token = lambda *_: True
 
 
 def _forget_skips() -> None:

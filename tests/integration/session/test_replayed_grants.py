@@ -28,8 +28,8 @@ from coresift.server.selection.candidates import All, Anchors, RandomSubset, Sea
 from coresift.server.selection.priority import priorities
 from coresift.server.selection.registry import Choice
 from coresift.server.session import proposing
-from coresift.server.session.batches import Batch
 from coresift.server.session.config import BatchConfig, Component, GroupRule
+from coresift.server.session.grants import Batch
 from coresift.server.session.labels import UNSURE, pack_class
 from coresift.server.session.lifecycle import PriorWeights
 from coresift.server.session.ranking import PickReason

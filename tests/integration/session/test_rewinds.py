@@ -147,3 +147,22 @@ async def test_an_answer_under_a_configuration_that_was_lost(pair: Pair, pool: P
         await live.config_of(done.config_version)
     assert caught.value.reason is Reason.STATE_UNAVAILABLE
     assert live.view.vote_count == len(SIDES)
+
+
+async def test_own_labels_that_a_failover_lost_unseen_are_looked_for_once(
+    pair: Pair, pool: Pool
+) -> None:
+    one, two = pair
+    session = await one.create(pool, candidates=All())
+    await one.label(session, SIDES)
+    await one.next_batch(session, "before", 1)
+    uid = (await one.live(session)).uid
+    copy = await copy_of(one, uid)
+    lost = await one.label(session, {20: YES})
+    await restore(one, uid, copy)
+    assert (await one.next_batch(session, "ann", 3)).revision < lost.revision
+    before = dict(one.calls)
+    assert (await one.next_batch(session, "bob", 3)).picks
+    assert one.calls["claim"] - before["claim"] == 1
+    assert one.calls["log"] == before["log"]
+    assert not replay(two.loader, await read_log(two.store, session)).differences

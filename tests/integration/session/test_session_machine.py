@@ -30,8 +30,8 @@ from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All, Anchors, CandidatePolicy, RandomSubset, Seals
 from coresift.server.selection.registry import Choice
 from coresift.server.session.advice import StopAdvice
-from coresift.server.session.batches import Ask, Batch
 from coresift.server.session.config import BatchConfig, Component, GroupRule
+from coresift.server.session.grants import Ask, Batch
 from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets, unpack
 from coresift.server.session.offers import offer
 from coresift.server.session.proposals import chosen

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from coresift.server.errors import CoresiftError, Reason, invalid
-from coresift.server.head import Task
+from coresift.server.errors import invalid
 from coresift.server.pool.pool import Pool
 from coresift.server.rpc import checks, encode
+from coresift.server.rpc.batch_messages import batch_message, ids_of, metadata_of
+from coresift.server.rpc.label_messages import checked_labels
 from coresift.server.rpc.services import Services
-from coresift.server.session.batches import Ask, Batch, Pick
-from coresift.server.session.config import SessionConfig
-from coresift.server.session.config_checks import check_class
+from coresift.server.session.grants import Ask
 from coresift.server.session.labeling import check_distinct
-from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets
-from coresift.server.session.lease_tokens import SALT_BYTES, is_lease_token, lease_token
+from coresift.server.session.lease_tokens import SALT_BYTES, lease_token
 from coresift.server.session.live import LiveSession
 from coresift.server.session.pseudonyms import kept_name
-from coresift.server.session.ranking import PickReason
-from coresift.server.state.store import RETRACTION, LabelWrite, Release
+from coresift.server.state.store import Release
 from coresift.v1 import selection_pb2 as pb
 
 
@@ -50,7 +44,7 @@ class LabelingCalls:
             own = ask if kept == ask.annotator else replace(ask, annotator=kept)
             batch = await self.services.batches.next(live, own)
             config = await live.config_of(batch.config_version)
-            return _batch(batch, config, request.include_metadata)
+            return batch_message(batch, config, request.include_metadata)
 
         return await self.services.on(session_id, lease)
 
@@ -64,8 +58,8 @@ class LabelingCalls:
 
         async def add(live: LiveSession) -> pb.AddLabelsResponse:
             kept = kept_name(live.config, live.secret, annotator)
-            writes = _writes(live, kept, request.labels)
-            done = await self.services.labeling.add_labels(live, identity, kept, writes)
+            labels = checked_labels(live, kept, request.labels)
+            done = await self.services.labeling.add_labels(live, identity, kept, labels)
             config = await live.config_of(done.config_version)
             return pb.AddLabelsResponse(
                 basis=encode.basis(config, done.config_version, done.revision),
@@ -89,8 +83,8 @@ class LabelingCalls:
             done = await self.services.labeling.renew(live, identity, kept, rows, lease_ms)
             return pb.RenewLeasesResponse(
                 lease_deadline=encode.timestamp(done.deadline_ms),
-                renewed=_ids(live.pool, done.renewed),
-                lost=_ids(live.pool, done.lost),
+                renewed=ids_of(live.pool, done.renewed),
+                lost=ids_of(live.pool, done.lost),
             )
 
         return await self.services.on(session_id, renew)
@@ -108,7 +102,7 @@ class LabelingCalls:
             rows = _distinct_rows(live.pool, request.item_ids)
             kept = kept_name(live.config, live.secret, annotator)
             ended = await self.services.labeling.release(live, identity, kept, rows, reason)
-            return pb.ReleaseLeasesResponse(released=_ids(live.pool, ended))
+            return pb.ReleaseLeasesResponse(released=ids_of(live.pool, ended))
 
         return await self.services.on(session_id, release)
 
@@ -126,8 +120,8 @@ class LabelingCalls:
             leases = await self.services.labeling.leases(live, kept, after, size + 1)
             page, pool = leases[:size], live.pool
             rows = [lease.row for lease in page]
-            item_ids = _ids(pool, rows)
-            metadata = _metadata(pool, rows, request.include_metadata)
+            item_ids = ids_of(pool, rows)
+            metadata = metadata_of(pool, rows, request.include_metadata)
             answer = pb.ListLeasesResponse()
             for lease, item_id, columns in zip(page, item_ids, metadata, strict=True):
                 token = b""
@@ -186,122 +180,10 @@ def _purpose(request: pb.NextBatchRequest) -> int:
     return checks.known("purpose", request.purpose, pb.Purpose) if request.purpose else 0
 
 
-def _batch(batch: Batch, config: SessionConfig, include_metadata: bool) -> pb.NextBatchResponse:
-    pool = batch.live.pool
-    rows = [pick.row for pick in batch.picks]
-    answer = pb.NextBatchResponse(
-        basis=encode.basis(config, batch.config_version, batch.revision, batch.head_version),
-        phase=pb.Phase.Value(f"PHASE_{batch.phase}"),
-        strategy=config.strategy,
-        details=batch.details,
-    )
-    metadata = _metadata(pool, rows, include_metadata)
-    for pick, item_id, columns in zip(batch.picks, _ids(pool, rows), metadata, strict=True):
-        answer.picks.add(
-            item_id=item_id,
-            score=pick.score,
-            predicted_class=encode.class_name(config, pick.predicted),
-            reason=pb.PickReason.ValueType(int(pick.reason)),
-            strategy=_strategy_of(config, pick),
-            lease_token=pick.token,
-            metadata=columns,
-        )
-    if batch.deadline_ms is not None:
-        answer.lease_deadline.CopyFrom(encode.timestamp(batch.deadline_ms))
-    if batch.next_available_ms is not None:
-        answer.next_available_time.CopyFrom(encode.timestamp(batch.next_available_ms))
-    return answer
-
-
-def _strategy_of(config: SessionConfig, pick: Pick) -> str:
-    """Name of the strategy that scored a pick; empty where none did."""
-    if pick.reason in (PickReason.EXPLOIT, PickReason.EXPAND) and not math.isnan(pick.score):
-        return config.mix[pick.component].strategy.name
-    return ""
-
-
-def _writes(live: LiveSession, annotator: str, labels: Sequence[pb.Label]) -> list[LabelWrite]:
-    """Checked labels. CONFLICTING_LABELS, UNKNOWN_CLASS, LEASE_TOKEN_FOREIGN."""
-    config = live.config
-    numbers = {name: i for i, name in enumerate(config.classes)}
-    item_ids = [label.item_id for label in labels]
-    rows = checks.rows(live.pool, "labels[{}].item_id", item_ids).tolist()
-    first: dict[int, bytes] = {}
-    writes = []
-    for i, (label, item_id, row) in enumerate(zip(labels, item_ids, rows, strict=True)):
-        value = _value(i, config, numbers, label)
-        if first.setdefault(row, value) != value:
-            raise CoresiftError(
-                Reason.CONFLICTING_LABELS,
-                f"labels[{i}]: item {item_id!r} stands twice with different labels",
-                field=f"labels[{i}]",
-                item_id=item_id,
-            )
-        token = label.lease_token
-        if token and not is_lease_token(token, live.secret, row, annotator):
-            raise CoresiftError(
-                Reason.LEASE_TOKEN_FOREIGN,
-                f"labels[{i}].lease_token was not made for this session, item and annotator",
-                field=f"labels[{i}].lease_token",
-            )
-        writes.append(LabelWrite(row, item_id, value, bool(token)))
-    return writes
-
-
-def _value(i: int, config: SessionConfig, numbers: Mapping[str, int], label: pb.Label) -> bytes:
-    """The packed value of ``labels[i]``."""
-    kind = label.WhichOneof("value")
-    if kind == "unsure":
-        return UNSURE
-    if kind == "retraction":
-        return RETRACTION
-    wanted = "classes" if config.task is Task.MULTILABEL else "class_name"
-    if kind != wanted:
-        if kind is None:
-            given = "is required: class_name, classes, unsure or retraction"
-            raise invalid(f"labels[{i}].value", given)
-        raise invalid(f"labels[{i}].{kind}", f"does not fit the task; use {wanted}")
-    if kind == "class_name":
-        return pack_class(_number(i, "class_name", numbers, label.class_name))
-    present, absent = (
-        {_number(i, f"classes.{side}", numbers, name) for name in names}
-        for side, names in (("present", label.classes.present), ("absent", label.classes.absent))
-    )
-    if not present and not absent:
-        raise invalid(f"labels[{i}].classes", "must name at least one class present or absent")
-    if present & absent:
-        both = config.classes[min(present & absent)]
-        raise invalid(f"labels[{i}].classes", f"calls {both!r} both present and absent")
-    return pack_sets(ClassSets(tuple(sorted(present)), tuple(sorted(absent))))
-
-
-def _number(i: int, part: str, numbers: Mapping[str, int], name: str) -> int:
-    if name not in numbers:
-        check_class(f"labels[{i}].{part}", name, list(numbers))
-    return numbers[name]
-
-
 def _distinct_rows(pool: Pool, item_ids: Sequence[str]) -> list[int]:
     rows: list[int] = checks.rows(pool, "item_ids[{}]", item_ids).tolist()
     check_distinct("item_ids", rows)
     return rows
-
-
-def _ids(pool: Pool, rows: Sequence[int]) -> list[str]:
-    if rows and max(rows) >= pool.manifest.items:  # the store knows of a later version
-        raise CoresiftError(
-            Reason.POOL_VERSION_NOT_LOADED,
-            f"this replica works on version {pool.manifest.version} of pool "
-            f"{pool.manifest.name!r}, which lacks items of the session",
-            retry_after_s=1.0,
-        )
-    return pool.ids.ids_of(np.array(rows, np.int32)) if rows else []
-
-
-def _metadata(pool: Pool, rows: Sequence[int], included: bool) -> Sequence[dict[str, str] | None]:
-    if not included or not rows:
-        return [None] * len(rows)  # an empty map would be filled one by one
-    return pool.metadata(np.array(rows, np.int32))
 
 
 def _lease_key(key: str) -> tuple[int, str]:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
-import struct
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgpack
 import numpy as np
 
 from coresift.server.arrays import Rows
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
 from coresift.server.session.catching_up import check_reached
-from coresift.server.session.lease_tokens import SALT_BYTES, lease_token
+from coresift.server.session.grants import Ask, Batch, answer_of, context_of, measure, proposals_of
 from coresift.server.session.live import LiveSession
-from coresift.server.session.materials import Materials
-from coresift.server.session.offers import Proposed
 from coresift.server.session.proposals import is_plain, over_ask
 from coresift.server.session.proposing import (
     Deeper,
@@ -30,7 +24,7 @@ from coresift.server.session.proposing import (
     propose,
     sources,
 )
-from coresift.server.session.ranking import PickReason, Ranking
+from coresift.server.session.ranking import Ranking
 from coresift.server.session.workers import Workers
 from coresift.server.state.entries import Entry, GrantEntry, LabelsEntry
 from coresift.server.state.store import (
@@ -38,60 +32,13 @@ from coresift.server.state.store import (
     Behind,
     Claim,
     Granted,
-    Proposal,
-    Request,
     Rewound,
     Store,
     ViewKey,
 )
 
-PAYLOAD = struct.Struct("<dhBB")
-"""Score, predicted class, reason, place in the mix: what a grant says of an item."""
-REASONS = {int(reason): reason for reason in PickReason}
 MAX_TRIPS = 6
 """Claims of one NextBatch. Two suffice unless the configuration changes or leases expire."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A NextBatch, checked."""
-
-    request: Request
-    annotator: str
-    size: int
-    lease_ms: int | None
-    min_revision: int | None
-    review: bool = False
-    """Labelled items for a second look, not new ones."""
-
-
-class Pick(NamedTuple):
-    """A leased item."""
-
-    row: int
-    score: float
-    predicted: int
-    """Class number, -1 without a head."""
-    reason: PickReason
-    component: int
-    """Place in the session's mix of the strategy that scored it."""
-    token: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """The answer of NextBatch."""
-
-    live: LiveSession
-    revision: int
-    config_version: int
-    head_version: str
-    phase: str
-    picks: tuple[Pick, ...]
-    deadline_ms: int | None
-    next_available_ms: int | None
-    details: Mapping[str, float]
-    """What the strategies found on their way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,13 +122,13 @@ class Batches:
                     case Granted():
                         if not result.replayed:
                             await live.apply(view, result, claimed_at)
-                            _measure(live, claim, result)
+                            measure(live, claim, result)
                         # Others took what was proposed, or set free what was not.
                         more = not turn.is_plain or len(claim.proposals) >= over_ask(ask.size)
                         again = not (result.is_whole or result.replayed)
                         again |= bool(more and result.entries) or any(map(_frees, result.entries))
                         if result.rows or not again or trip + 1 == MAX_TRIPS:
-                            return self._answer(live, ask, result, ranking.materials)
+                            return answer_of(live, ask, result, ranking.materials)
                     case Behind():
                         await live.apply(view, result, claimed_at)
                     case Rewound():
@@ -209,7 +156,7 @@ class Batches:
         )
         result = await self._store.claim(live.uid, claim)
         if isinstance(result, Granted) and result.replayed:
-            return self._answer(live, ask, result, None)
+            return answer_of(live, ask, result, None)
         return None
 
     async def _ranking(self, live: LiveSession, began: float, ask: Ask) -> Ranking:
@@ -217,8 +164,8 @@ class Batches:
         ranking = live.review if ask.review else live.ranking
         if ranking is not None and live.is_own(ranking):
             revision = ranking.snapshot.revision
-            enough = live.view.revision if ask.min_revision is None else ask.min_revision
-            if revision >= enough:
+            newest = max(live.view.revision, live.committed)
+            if revision >= (newest if ask.min_revision is None else ask.min_revision):
                 return ranking
         return await (live.reviewed(began) if ask.review else live.ranked(began))
 
@@ -235,14 +182,6 @@ class Batches:
         min_revision = ask.min_revision
         if min_revision is None and is_fresh:
             min_revision = snapshot.revision
-        context = msgpack.packb(
-            [
-                "COLD_START" if ranking.is_cold else "SELECTING",
-                ranking.state.version,
-                secrets.token_bytes(SALT_BYTES),
-                dict(ranking.details),
-            ]
-        )
         return Claim(
             request=ask.request,
             annotator=ask.annotator,
@@ -256,8 +195,8 @@ class Batches:
                 proposals.tip,
             ),
             min_revision=min_revision,
-            proposals=_packed(ranking, proposals.rows),
-            context=context,
+            proposals=proposals_of(ranking, proposals.rows),
+            context=context_of(ranking),
             review=ask.review,
             one_label=rule is not None and rule.one_label and not ask.review,
         )
@@ -292,68 +231,6 @@ class Batches:
             known = wanted
             near = np.unique(await live.neighbourhood.of(known)).astype(np.int32)
         return near
-
-    def _answer(
-        self, live: LiveSession, ask: Ask, granted: Granted, materials: Materials | None
-    ) -> Batch:
-        """The answer of a grant, the same for the first and for every repeated call."""
-        phase, head_version, salt, details = msgpack.unpackb(granted.context)
-        picks = []
-        for row, payload in zip(granted.rows, granted.payloads, strict=True):
-            score, predicted, reason, component = PAYLOAD.unpack(payload)
-            token = lease_token(live.secret, salt, row, ask.annotator)
-            picks.append(Pick(row, score, predicted, REASONS[reason], component, token))
-        next_available_ms = None
-        if not picks and materials is not None:  # what is stored has picks
-            waiting = granted.next_deadline_ms is not None and (
-                live.view.waits_for_budget(
-                    ask.annotator, materials.eligible_items, materials.eligible
-                )
-                if granted.budget_spent
-                else not ask.review and _waits(live, ask.annotator, materials)
-            )
-            phase = "WAITING" if waiting else "EXHAUSTED"
-            next_available_ms = granted.next_deadline_ms if waiting else None
-        elif picks and not granted.replayed:
-            live.metrics.leased("granted", len(picks))
-            if live.neighbourhood is not None:
-                live.neighbourhood.prefetch(granted.rows)
-        live.metrics.answered(phase.lower())
-        return Batch(
-            live=live,
-            revision=granted.revision,
-            config_version=granted.config_version,
-            head_version=head_version,
-            phase=phase,
-            picks=tuple(picks),
-            deadline_ms=granted.deadline_ms if picks else None,
-            next_available_ms=next_available_ms,
-            details=details,
-        )
-
-
-def _measure(live: LiveSession, claim: Claim, granted: Granted) -> None:
-    """Publish how old the labels are that the head of the grant lacks."""
-    if granted.rows:
-        now_ms = granted.deadline_ms - claim.lease_ms
-        live.metrics.chosen(live.label_times.age_s(granted.revision, now_ms))
-
-
-def _packed(ranking: Ranking, found: list[Proposed]) -> list[Proposal]:
-    """Proposals as the store takes them, with their groups where a group has one lease."""
-    groups, pack = ranking.materials.kept_groups([p.row for p in found]), PAYLOAD.pack
-    return [
-        Proposal(row, pack(score, predicted, reason, component), group)
-        for (row, score, predicted, reason, component), group in zip(found, groups, strict=True)
-    ]
-
-
-def _waits(live: LiveSession, annotator: str, materials: Materials) -> bool:
-    """Whether the end of a lease could leave the annotator an item."""
-    one_lease = materials.rule is not None and materials.rule.one_lease
-    if one_lease and live.view.leases:
-        return True  # a lease keeps the rest of its group back
-    return live.view.waits_for(annotator, materials.eligible)
 
 
 def _frees(entry: Entry) -> bool:

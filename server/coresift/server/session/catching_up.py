@@ -35,6 +35,8 @@ class FollowedView:
     Attributes:
         view: what was applied; another object after a rebuild, one that is empty after a rewind.
         label_times: of the labels that no batch has been chosen with.
+        committed: newest revision that a call of this replica is known to have written: where the
+            view lacks it, a claim would only find that out. A hint: it may be too low.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class FollowedView:
     def _forget(self) -> None:
         """Begin with nothing. Whoever keeps more of the log forgets it here, too."""
         self.view, self.label_times = self._first_view(), LabelTimes()
+        self.committed = 0
         self._kept_size = 0
         self._synced_at = -np.inf
 
@@ -131,6 +134,8 @@ class FollowedView:
             await self._rebuild(view)
         elif await self._apply_in_pieces(view, read.entries) and _is_whole(view, read):
             self._synced_at = max(self._synced_at, seen_at)
+            # A failover may have lost what is beyond; of what was written since, claims tell.
+            self.committed = min(self.committed, view.revision)
             self._adopt(read)
 
     async def _rebuild(self, view: View) -> None:

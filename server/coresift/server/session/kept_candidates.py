@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
 from functools import partial
 
 import numpy as np
@@ -31,6 +31,7 @@ class KeptCandidates:
     def __init__(self, uid: str, store: Store, workers: Workers, metrics: Metrics) -> None:
         self._uid, self._store, self._workers, self._metrics = uid, store, workers, metrics
         self._neighbourhood: Neighbourhood | None = None
+        self._growing = asyncio.Lock()
         self._forget()
 
     def _forget(self) -> None:
@@ -50,13 +51,10 @@ class KeptCandidates:
             self._forget()
         return current
 
-    def demand(
-        self, ever: Sequence[int], config: SessionConfig, neighbourhood: Neighbourhood | None
-    ) -> None:
-        """Start the look-up of what `of` will need once the rows that ever had a label are
-        ``ever``."""
-        if neighbourhood is not None and isinstance(config.candidates, Seals):
-            neighbourhood.demand(ever[self._seeds_done :][:SEEDS_AT_ONCE])
+    async def ahead(self, snapshot: Snapshot, neighbourhood: Neighbourhood | None) -> None:
+        """Look up and gather what `of` will need, as far as that does not need the head."""
+        if neighbourhood is not None and isinstance(snapshot.config.candidates, Seals):
+            await self._grown(neighbourhood, snapshot)
 
     async def of(
         self, materials: Materials, snapshot: Snapshot, neighbourhood: Neighbourhood | None
@@ -71,15 +69,16 @@ class KeptCandidates:
 
     async def _grown(self, neighbourhood: Neighbourhood, snapshot: Snapshot) -> Candidates:
         """SEALS: the union of the neighbours of every item that ever had a label. It only grows."""
-        done, candidates = self._seeds_done, self._candidates
-        while done < len(snapshot.ever):
-            seeds = snapshot.ever[done : done + SEEDS_AT_ONCE]
-            found = await neighbourhood.of(seeds)
-            grow = partial(candidates.grown, neighbourhood.pool, found, KEPT_BYTES)
-            candidates, done = await self._workers.run(grow), done + len(seeds)
-            if neighbourhood is self._neighbourhood:  # else the configuration changed meanwhile
-                self._seeds_done, self._candidates = done, candidates
-        return candidates
+        async with self._growing:
+            done, candidates = self._seeds_done, self._candidates
+            while done < len(snapshot.ever):
+                seeds = snapshot.ever[done : done + SEEDS_AT_ONCE]
+                found = await neighbourhood.of(seeds)
+                grow = partial(candidates.grown, neighbourhood.pool, found, KEPT_BYTES)
+                candidates, done = await self._workers.run(grow), done + len(seeds)
+                if neighbourhood is self._neighbourhood:  # else the configuration changed meanwhile
+                    self._seeds_done, self._candidates = done, candidates
+            return candidates
 
     @property
     def nbytes(self) -> int:

@@ -41,6 +41,7 @@ class Labeling:
     ) -> Labelled:
         """Commit labels and end the annotator's leases on their items."""
         labelled = await self._committed(live, request, annotator, labels)
+        live.committed = max(live.committed, labelled.revision)
         if not labelled.replayed:
             _count(live, labels, labelled)
         return labelled

@@ -9,6 +9,7 @@ from coresift.server.errors import CoresiftError
 from coresift.server.head import Head
 from coresift.server.metrics import Metrics, PoolMetrics
 from coresift.server.pool.pool import Pool
+from coresift.server.session.call import CALL
 from coresift.server.session.candidates import Candidates, counts
 from coresift.server.session.catching_up import FollowedView
 from coresift.server.session.claims import Claims
@@ -118,9 +119,18 @@ class LiveSession(FollowedView):
 
     async def _fitted(self, began: float) -> HeadState:
         await self.sync(began)
+        return await self._state_of(self._snapshot())
+
+    def _snapshot(self) -> Snapshot:
+        """Of the view as it is: that of the head where there is one already."""
         state = self.head_state
-        if state is None or not self._current(state.snapshot):
-            snapshot = Snapshot.of(self.view)
+        if state is not None and self._current(state.snapshot):
+            return state.snapshot
+        return Snapshot.of(self.view)
+
+    async def _state_of(self, snapshot: Snapshot) -> HeadState:
+        state = self.head_state
+        if state is None or state.snapshot is not snapshot:
             materials = await self.materials(snapshot.config)
             with self._metrics.stage("fit"):
                 state = await self._workers.run(lambda: head_state(materials, snapshot))
@@ -153,11 +163,14 @@ class LiveSession(FollowedView):
 
     async def _ranked(self, began: float) -> Ranking:
         await self.sync(began)
-        self._kept.demand(self.view.ever_rows, self.config, self.neighbourhood)  # beside the fit
-        state = await self._fitted(began)
-        if self.ranking is None or self.ranking.snapshot is not state.snapshot:
-            materials = await self.materials(state.snapshot.config)
-            candidates = await self._candidates_of(materials, state.snapshot)
+        snapshot = self._snapshot()
+        if self.ranking is None or self.ranking.snapshot is not snapshot:
+            if self.head_state is None or self.head_state.snapshot is not snapshot:
+                # Beside the fit. What fails is tried again when the candidates are asked for.
+                self._workers.begin(self._kept.ahead(snapshot, self.neighbourhood), CALL.get())
+            state = await self._state_of(snapshot)
+            materials = await self.materials(snapshot.config)
+            candidates = await self._candidates_of(materials, snapshot)
             self.ranking = await self._rank(materials, state, candidates)
             self._observe(candidates)
         return self.ranking

@@ -7,11 +7,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from coresift.server.errors import CoresiftError, Reason, invalid
+from coresift.server.errors import invalid
 from coresift.server.state import scripts
 from coresift.server.state.breaker import unavailable
 from coresift.server.state.entries import Entry, ExpiryEntry, unpack_entry
 from coresift.server.state.keys import SessionKeys
+from coresift.server.state.label_arguments import (
+    check_limit,
+    distinct,
+    groups_argument,
+    places,
+    refuse_conflicts,
+    view_arguments,
+)
 from coresift.server.state.link import Link
 from coresift.server.state.replies import (
     checked,
@@ -24,10 +32,8 @@ from coresift.server.state.replies import (
 )
 from coresift.server.state.scripts import Script
 from coresift.server.state.store import (
-    MAX_GROUP,
     MAX_LABELS,
     MAX_PROPOSALS,
-    NO_GROUP,
     Behind,
     Claim,
     Granted,
@@ -56,8 +62,8 @@ class LabelOperations:
 
     async def claim(self, uid: str, claim: Claim) -> Granted | Behind | Rewound:
         """See `Store.claim`."""
-        _limit("size", claim.size, MAX_LABELS)
-        _limit("lease_duration", claim.lease_ms, MAX_LEASE_MS)
+        check_limit("size", claim.size, MAX_LABELS)
+        check_limit("lease_duration", claim.lease_ms, MAX_LEASE_MS)
         if len(claim.proposals) > MAX_PROPOSALS:
             raise invalid("proposals", f"must be at most {MAX_PROPOSALS}")
         rows, payloads, groups = tuple(zip(*claim.proposals, strict=True)) or ((), (), ())
@@ -65,13 +71,13 @@ class LabelOperations:
             "a": claim.annotator,
             "z": claim.size,
             "l": claim.lease_ms,
-            **_view(claim.view),
+            **view_arguments(claim.view),
             "w": -1 if claim.min_revision is None else claim.min_revision,
             "r": list(map(int, rows)),
             "p": b"".join(payloads),
             "y": list(map(len, payloads)),
             "x": claim.context,
-            **_groups(groups),
+            **groups_argument(groups),
         }
         if claim.review:
             arguments["k"] = True
@@ -98,15 +104,19 @@ class LabelOperations:
         config_version: int | None = None,
     ) -> Labelled:
         """See `Store.add_labels`."""
-        _limit("labels", len(labels), MAX_LABELS)
-        _refuse_conflicts(labels)
+        check_limit("labels", len(labels), MAX_LABELS)
+        refuse_conflicts(labels)
+        rows = [int(label.row) for label in labels]
+        group_of = dict(zip(rows, [label.group for label in labels], strict=True))
         arguments = {
             "a": annotator,
             "f": "".join("1" if label.leased else "0" for label in labels),
-            "r": pack([int(label.row) for label in labels]),
+            "r": pack(rows),
+            "t": list(map(str, group_of)),
+            **places(rows, group_of),
             "i": pack([label.item_id for label in labels]),
             "v": pack([label.value for label in labels]),
-            **_groups([label.group for label in labels]),
+            **groups_argument(list(group_of.values())),
             **({} if config_version is None else {"c": config_version}),
         }
         reply = await self._write("labels", scripts.LABELS, uid, request, arguments)
@@ -118,8 +128,8 @@ class LabelOperations:
         """See `Store.renew`."""
         if len(rows) > MAX_LABELS:
             raise invalid("item_ids", f"must be at most {MAX_LABELS}, got {len(rows)}")
-        _limit("lease_duration", lease_ms, MAX_LEASE_MS)
-        arguments = {"a": annotator, "r": _distinct(rows), "l": lease_ms}
+        check_limit("lease_duration", lease_ms, MAX_LEASE_MS)
+        arguments = {"a": annotator, "r": distinct(rows), "l": lease_ms}
         reply = await self._write("renew", scripts.RENEW, uid, request, arguments)
         return renewed_of(reply[1], by_row=not rows)
 
@@ -127,8 +137,8 @@ class LabelOperations:
         self, uid: str, request: Request, annotator: str, rows: Sequence[int], reason: Release
     ) -> tuple[int, ...]:
         """See `Store.release`."""
-        _limit("item_ids", len(rows), MAX_LABELS)
-        arguments = {"a": annotator, "r": _distinct(rows), "w": int(reason)}
+        check_limit("item_ids", len(rows), MAX_LABELS)
+        arguments = {"a": annotator, "r": distinct(rows), "w": int(reason)}
         reply = await self._write("release", scripts.RELEASE, uid, request, arguments)
         return tuple(unpack(reply[1])[b"y"])
 
@@ -166,7 +176,7 @@ class LabelOperations:
 
     async def catch_up(self, uid: str, view: ViewKey, count: int) -> LogRead | Rewound:
         """See `Store.catch_up`. One script."""
-        read, _ = await self._read_log(uid, view.offset, count, _view(view))
+        read, _ = await self._read_log(uid, view.offset, count, view_arguments(view))
         return read
 
     async def _read_log(
@@ -213,43 +223,3 @@ async def _unpacked(after: int, blobs: Sequence[bytes]) -> list[Entry]:
     if sum(map(len, blobs)) < LONG_BYTES:
         return work()
     return await asyncio.to_thread(work)
-
-
-def _view(view: ViewKey) -> dict[str, Any]:
-    """The scripts' arguments (``prelude.lua``: is_rewound)."""
-    return {
-        "vp": view.offset,
-        "vt": view.tip,
-        "vr": view.revision,
-        "vn": view.nonce,
-        "vc": view.config_version,
-    }
-
-
-def _distinct(rows: Sequence[int]) -> list[int]:
-    return list(dict.fromkeys(map(int, rows)))
-
-
-def _groups(groups: Sequence[int]) -> dict[str, list[int]]:
-    """The scripts' argument, absent where no item has a group."""
-    least, most = min(groups, default=NO_GROUP), max(groups, default=NO_GROUP)
-    if not NO_GROUP <= least <= most <= MAX_GROUP:
-        raise ValueError(f"groups must be {NO_GROUP}..{MAX_GROUP}")
-    return {} if most == NO_GROUP else {"g": list(map(int, groups))}
-
-
-def _limit(field: str, count: int, most: int) -> None:
-    if not 1 <= count <= most:
-        raise invalid(field, f"must be 1..{most}, got {count}")
-
-
-def _refuse_conflicts(labels: Sequence[LabelWrite]) -> None:
-    values: dict[int, bytes] = {}
-    for index, label in enumerate(labels):
-        if values.setdefault(label.row, label.value) != label.value:
-            raise CoresiftError(
-                Reason.CONFLICTING_LABELS,
-                f"labels[{index}] labels {label.item_id!r} a second time, differently",
-                field=f"labels[{index}]",
-                item_id=label.item_id,
-            )

@@ -38,10 +38,6 @@ end
 
 local rows, numbers, payloads, counts, taken = {}, {}, {}, {}, {}
 local raised, led, is_led = {}, {}, {}
-local ends = {[0] = 0}
-for i, bytes in ipairs(a.y) do
-  ends[i] = ends[i - 1] + bytes
-end
 local hides = redis.call('EXISTS', KEYS[SKIPS]) == 1
 local raises = redis.call('EXISTS', KEYS[EXTRA]) == 1
 local grouped = a.g and redis.call('EXISTS', KEYS[GROUPS]) == 1
@@ -96,11 +92,13 @@ local function group_is_taken(group, row, votes)
   return false
 end
 
+local format, n, payload_ends = string.format, 0, 0
+
 local function take(from, to)
   local names, marks = {}, {}
   for i = from, to do
-    local row = string.format('%d', a.r[i])
-    names[#names + 1] = row
+    local row = format('%d', a.r[i])
+    names[i - from + 1] = row
     if hides then
       marks[#marks + 1] = row
       marks[#marks + 1] = lease_of(row, a.a)
@@ -110,13 +108,16 @@ local function take(from, to)
   local held = redis.call('HMGET', KEYS[HELD], unpack(names))
   local hidden = hides and redis.call('SMISMEMBER', KEYS[SKIPS], unpack(marks))
   local extras = raises and redis.call('HMGET', KEYS[EXTRA], unpack(names))
-  for i, row in ipairs(names) do
-    if #rows == size then
+  for i = 1, #names do
+    if n == size then
       return
     end
+    local row, at = names[i], from + i - 1
+    local payload_begins = payload_ends + 1
+    payload_ends = payload_ends + a.y[at]
     local skipped = hidden and (hidden[2 * i - 1] == 1 or hidden[2 * i] == 1)
-    local at, count = from + i - 1, tonumber(held[i] or 0)
-    local quota = s.quota + (extras and tonumber(extras[i] or 0) or 0)
+    local count = held[i] and tonumber(held[i]) or 0
+    local quota = extras and extras[i] and s.quota + tonumber(extras[i]) or s.quota
     local fills = not skipped and filled(row, votes[i], count, quota)
     local group = a.g and a.g[at] or -1
     if fills and (group < 0 or not group_is_taken(group, row, votes[i])) then
@@ -130,17 +131,16 @@ local function take(from, to)
         led[#led + 1] = leased_in(group)
         led[#led + 1] = row
       end
-      rows[#rows + 1] = row
-      numbers[#numbers + 1] = a.r[at]
-      payloads[#payloads + 1] = string.sub(a.p, ends[at - 1] + 1, ends[at])
-      counts[#counts + 1] = count
+      n = n + 1
+      rows[n], numbers[n], counts[n] = row, a.r[at], count
+      payloads[n] = string.sub(a.p, payload_begins, payload_ends)
     end
   end
 end
 
 -- Most claims end within the first piece.
 local from, piece = 1, math.min(256, size + 16)
-while #rows < size and from <= #a.r do
+while n < size and from <= #a.r do
   take(from, math.min(from + piece - 1, #a.r))
   from, piece = from + piece, 256
 end

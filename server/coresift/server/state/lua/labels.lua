@@ -1,13 +1,14 @@
 -- Commits labels of one annotator and ends that annotator's leases on their rows.
 -- Arguments: q request_id, d digest, a annotator, f one byte a label ("1": a lease was shown), and
---   three packed lists that the entry holds as they are: r rows, i item_ids, v values; a row that
---   stands there twice has one value. An empty value takes the label back. g groups of the rows,
---   one a label (-1: none; absent: none has one), c config version that they come from (absent:
---   any).
+--   three packed lists that the entry holds as they are: r rows, i item_ids, v values (an empty one
+--   takes the label back; those of one row are alike). t the distinct rows as text; l which of them
+--   each label has (absent: its own, as no row stands there twice). g groups of the distinct rows
+--   (-1: none; absent: none has one), c config version that they come from (absent: any).
 -- Answer: u outcomes, one byte a label, v revision, n nonce, c config version.
 -- Reply: "done", the answer.
 
 local NEW, CORRECTED, RETRACTED, UNCHANGED, LATE, SURPLUS = 1, 2, 3, 4, 5, 6
+local BYTES = {'\1', '\2', '\3', '\4', '\5', '\6'}
 -- Remembered labelled rows of a group: more than one come from labels without a lease only, and
 -- the next is needed when the first loses its votes.
 local GROUP_ROWS = 1000
@@ -27,73 +28,66 @@ end
 settle(s)
 
 local values = cmsgpack.unpack(a.v)
-local rows, seen, distinct, groups = {}, {}, {}, {}
-for i, number in ipairs(cmsgpack.unpack(a.r)) do
-  local row = string.format('%d', number)
-  rows[i] = row
-  if not seen[row] then
-    seen[row] = true
-    distinct[#distinct + 1] = row
-    groups[#distinct] = a.g and a.g[i]
-  end
-end
+local distinct, places = a.t, a.l
 local live = live_leases(s, distinct, a.a)
-local votes, had = {}, {}
-for i, packed in ipairs(redis.call('HMGET', KEYS[VOTES], unpack(distinct))) do
-  votes[distinct[i]] = packed and cmsgpack.unpack(packed)
-  had[distinct[i]] = packed
+local had = redis.call('HMGET', KEYS[VOTES], unpack(distinct))
+local votes = {}
+for place = 1, #distinct do
+  votes[place] = had[place] and cmsgpack.unpack(had[place])
 end
 
 -- The votes of a row on which nobody else has one, by value: the same table for all such rows.
 local alone = {}
 local changed = {}
 
-local function put(row, value)
-  local before = votes[row] and votes[row][a.a]
+local function put(place, value)
+  local all = votes[place]
+  local before = all and all[a.a]
   if value == before or (value == '' and not before) then
     return UNCHANGED
   end
-  changed[row] = true
+  changed[place] = true
   if value == '' then
-    votes[row][a.a] = nil
+    all[a.a] = nil
     s.votes = s.votes - 1
     return RETRACTED
   end
-  if not votes[row] then
+  if not all then
     alone[value] = alone[value] or {[a.a] = value}
-    votes[row] = alone[value]
+    votes[place] = alone[value]
     s.votes = s.votes + 1
     return nil
   end
   local others = 0
   if not before then
-    for _ in pairs(votes[row]) do
+    for _ in pairs(all) do
       others = others + 1
     end
     s.votes = s.votes + 1
   end
-  votes[row][a.a] = value
+  all[a.a] = value
   if before then
     return CORRECTED
   end
   if others < s.quota then
     return nil
   end
-  local extra = redis.call('HGET', KEYS[EXTRA], row)
+  local extra = redis.call('HGET', KEYS[EXTRA], distinct[place])
   return others >= s.quota + (extra or 0) and SURPLUS or nil
 end
 
 local outcomes = {}
-for i, row in ipairs(rows) do
-  local late = string.byte(a.f, i) == 49 and not live[row]
-  outcomes[i] = string.char(put(row, values[i]) or (late and LATE or NEW))
+for i = 1, #values do
+  local place = places and places[i] or i
+  local late = string.byte(a.f, i) == 49 and not live[place]
+  outcomes[i] = BYTES[put(place, values[i]) or (late and LATE or NEW)]
 end
 outcomes = table.concat(outcomes)
 
-local kept, gone, ended, packs = {}, {}, {}, {}
-for _, row in ipairs(distinct) do
-  local all = votes[row]
-  if changed[row] then
+local kept, gone, ended, leases, packs = {}, {}, {}, {}, {}
+for place = 1, #distinct do
+  local row, all = distinct[place], votes[place]
+  if changed[place] then
     if next(all) then
       packs[all] = packs[all] or cmsgpack.pack(all)
       kept[#kept + 1] = row
@@ -102,32 +96,36 @@ for _, row in ipairs(distinct) do
       gone[#gone + 1] = row
     end
   end
-  if live[row] then
+  if live[place] then
     ended[#ended + 1] = row
+    leases[#leases + 1] = live[place]
   end
 end
 
 -- The fields of `groups` that change: rows keep their places in their group's list, and one that
 -- had no vote before goes to the end.
 local function labelled_groups()
-  local mine, fields = {}, {}
-  for i, group in ipairs(groups) do
+  local mine, place_of, fields = {}, {}, {}
+  for place, group in ipairs(a.g) do
+    place_of[distinct[place]] = place
     if group >= 0 then
       mine[group] = mine[group] or {}
-      table.insert(mine[group], distinct[i])
+      table.insert(mine[group], place)
     end
   end
   for group, added in pairs(mine) do
     local packed = redis.call('HGET', KEYS[GROUPS], labelled_in(group))
     local listed, is_listed = {}, {}
     for _, row in ipairs(packed and cmsgpack.unpack(packed) or {}) do
-      if not seen[row] or (had[row] and next(votes[row])) then
+      local place = place_of[row]
+      if not place or (had[place] and next(votes[place])) then
         listed[#listed + 1] = row
         is_listed[row] = true
       end
     end
-    for _, row in ipairs(added) do
-      if votes[row] and next(votes[row]) and not is_listed[row] and #listed < GROUP_ROWS then
+    for _, place in ipairs(added) do
+      local row, all = distinct[place], votes[place]
+      if all and next(all) and not is_listed[row] and #listed < GROUP_ROWS then
         listed[#listed + 1] = row
       end
     end
@@ -147,7 +145,7 @@ save(s)
 in_batches('HSET', KEYS[VOTES], kept)
 in_batches('HDEL', KEYS[VOTES], gone)
 in_batches('HSET', KEYS[GROUPS], labelled)
-end_leases(ended, a.a)
+end_leases(ended, leases)
 return {'done', keep_answer({
   o = 'labels', d = a.d, u = outcomes, v = s.rev, n = s.nonce, c = s.cv,
 })}

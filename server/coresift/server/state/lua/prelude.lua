@@ -171,20 +171,14 @@ local function labelled_in(group)
   return string.format('v%d', group)
 end
 
--- Takes a lease off the counts in `held`, for each row as often as it is named.
-local function drop_held(rows)
-  local ended, distinct = {}, {}
-  for _, row in ipairs(rows) do
-    if not ended[row] then
-      ended[row] = 0
-      distinct[#distinct + 1] = row
-    end
-    ended[row] = ended[row] + 1
-  end
-  local held = redis.call('HMGET', KEYS[HELD], unpack(distinct))
+-- Takes leases off the counts in `held`. rows: up to 1,000 distinct ones; ended: how many leases of
+-- each have ended, one where it is absent.
+local function drop_held(rows, ended)
+  local held = redis.call('HMGET', KEYS[HELD], unpack(rows))
   local kept, gone = {}, {}
-  for i, row in ipairs(distinct) do
-    local left = tonumber(held[i]) - ended[row]
+  for i = 1, #rows do
+    local row = rows[i]
+    local left = held[i] == '1' and 0 or tonumber(held[i]) - (ended and ended[row] or 1)
     if left > 0 then
       kept[#kept + 1] = row
       kept[#kept + 1] = left
@@ -198,12 +192,13 @@ end
 
 -- Starts leases on up to 1,000 rows that the annotator does not hold; held: their counts so far.
 local function start_leases(rows, held, annotator, deadline)
-  local leases, counts = {}, {}
+  local leases, counts, behind = {}, {}, ':' .. annotator
   -- As text: Redis formats each number with 17 digits, which takes longer than all else.
   local at = string.format('%.0f', deadline)
-  for i, row in ipairs(rows) do
+  for i = 1, #rows do
+    local row = rows[i]
     leases[2 * i - 1] = at
-    leases[2 * i] = lease_of(row, annotator)
+    leases[2 * i] = row .. behind
     counts[2 * i - 1] = row
     counts[2 * i] = held[i] == 0 and '1' or string.format('%d', held[i] + 1)
   end
@@ -213,14 +208,10 @@ local function start_leases(rows, held, annotator, deadline)
   redis.call('PEXPIRE', KEYS[HANDS], HANDS_MS)
 end
 
--- Ends leases of one annotator on up to 1,000 distinct rows, all of which exist.
-local function end_leases(rows, annotator)
+-- Ends leases of one annotator, all of which exist, on up to 1,000 distinct rows.
+local function end_leases(rows, leases)
   if #rows == 0 then
     return
-  end
-  local leases = {}
-  for i, row in ipairs(rows) do
-    leases[i] = lease_of(row, annotator)
   end
   in_batches('ZREM', KEYS[LEASES], leases)
   in_batches('SREM', KEYS[HANDS], rows)
@@ -232,29 +223,38 @@ end
 local function settle(s)
   local due = redis.call('ZRANGEBYSCORE', KEYS[LEASES], '-inf', s.now, 'LIMIT', 0, SETTLE_BATCH)
   if #due > 0 then
-    local rows = {}
-    for i, lease in ipairs(due) do
-      rows[i] = string.sub(lease, 1, string.find(lease, ':', 1, true) - 1)
+    local rows, ended = {}, {}
+    for _, lease in ipairs(due) do
+      local row = string.sub(lease, 1, string.find(lease, ':', 1, true) - 1)
+      if not ended[row] then
+        rows[#rows + 1] = row
+      end
+      ended[row] = (ended[row] or 0) + 1
     end
     append(s, {t = 'X', l = due}, (ARGV[3] or '') .. 'x')
     in_batches('ZREM', KEYS[LEASES], due)
-    drop_held(rows)
+    drop_held(rows, ended)
     save(s)
   end
 end
 
--- Of up to 1,000 rows (strings), those of which the annotator's lease is live.
+-- For each of up to 1,000 rows (strings): its lease of the annotator if that is live, else nil.
 local function live_leases(s, rows, annotator)
   if redis.call('EXISTS', KEYS[HANDS]) == 0 then
     return {}
   end
-  local leases = {}
-  for i, row in ipairs(rows) do
-    leases[i] = lease_of(row, annotator)
+  local leases, behind = {}, ':' .. annotator
+  for i = 1, #rows do
+    leases[i] = rows[i] .. behind
   end
-  local live = {}
-  for i, deadline in ipairs(redis.call('ZMSCORE', KEYS[LEASES], unpack(leases))) do
-    live[rows[i]] = deadline and tonumber(deadline) > s.now
+  local deadlines = redis.call('ZMSCORE', KEYS[LEASES], unpack(leases))
+  local live, known, is_live = {}, false, false
+  for i = 1, #rows do
+    local deadline = deadlines[i]
+    if deadline ~= known then -- those of one batch are alike
+      known, is_live = deadline, deadline and tonumber(deadline) > s.now
+    end
+    live[i] = is_live and leases[i] or nil
   end
   return live
 end

@@ -19,10 +19,11 @@ for i, number in ipairs(a.r) do
   rows[i] = string.format('%d', number)
 end
 local live = live_leases(s, rows, a.a)
-local ended, released, hidden = {}, {}, {}
+local ended, leases, released, hidden = {}, {}, {}, {}
 for i, row in ipairs(rows) do
-  if live[row] then
+  if live[i] then
     ended[#ended + 1] = row
+    leases[#leases + 1] = live[i]
     released[#released + 1] = a.r[i]
   end
   hidden[i] = a.w == 2 and lease_of(row, a.a) or row
@@ -35,5 +36,5 @@ save(s)
 if a.w ~= 1 then
   in_batches('SADD', KEYS[SKIPS], hidden)
 end
-end_leases(ended, a.a)
+end_leases(ended, leases)
 return {'done', keep_answer({o = 'release', d = a.d, y = released})}

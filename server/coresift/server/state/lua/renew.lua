@@ -28,10 +28,10 @@ local scores, renewed, lost, ended = {}, {}, {}, {}
 for from = 1, #rows, 1000 do
   local piece = {unpack(rows, from, math.min(from + 999, #rows))}
   local live = live_leases(s, piece, a.a)
-  for _, row in ipairs(piece) do
-    if live[row] then
+  for i, row in ipairs(piece) do
+    if live[i] then
       scores[#scores + 1] = deadline
-      scores[#scores + 1] = lease_of(row, a.a)
+      scores[#scores + 1] = live[i]
       renewed[#renewed + 1] = tonumber(row)
     else
       lost[#lost + 1] = tonumber(row)
