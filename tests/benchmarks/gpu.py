@@ -4,17 +4,18 @@
 
 Needs this repository with torch and pyarrow, but neither faiss nor Redis: rows are drawn there,
 and pools are put together from them without a directory: of a NextBatch there is the selection, not
-the call. ``--device torch:cpu --items 20000 --smaller 6000`` tries it where there is no GPU.
+the call. ``--only table`` measures one part; ``--device torch:cpu --items 20000 --smaller 6000``
+tries it where there is no GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ import torch
 from rich.console import Console
 from tests.benchmarks.report import Floor, Target, figures_grid
 from tests.benchmarks.tables import Page
+from threadpoolctl import threadpool_limits
 
 from coresift.server.coreset.facility_location import FacilityLocation
 from coresift.server.coreset.items import Items
@@ -34,12 +36,15 @@ from coresift.server.errors import StartError
 from coresift.server.head import Head, HeadConfig, Task
 from coresift.server.pool.between import rows_between
 from coresift.server.pool.device import require_room, torch_device
+from coresift.server.pool.device_compute import GPU_BLOCK
+from coresift.server.pool.gathered import Gathering
+from coresift.server.pool.neighbours import ExactTable
 from coresift.server.pool.rows import VectorRows
-from coresift.server.pool.search import QUERY_ROWS, exact_search
+from coresift.server.pool.search import exact_search
 from coresift.server.pool.segment import Segment
-from coresift.server.selection.leaders import Leaders, show_pool
+from coresift.server.selection.circular_scan import show_pool
+from coresift.server.selection.leaders import Leaders
 from coresift.server.selection.registry import Choice, strategy_of
-from coresift.server.selection.shortlist import logit_error
 from coresift.server.selection.strategy import Ranker, Situation
 
 DIMENSION = 256
@@ -49,9 +54,11 @@ DRAWN = 2**18
 DEPTH = 2_000
 """Rows of an order."""
 NEIGHBOURS = 100
-BATCHES = 8
+BATCHES = 128
 """Of the neighbour table, whose time is taken from them."""
 READ = "rows read once, ms"
+WORK = "memory beside the vectors, GiB"
+PARTS = ("scans", "table", "core-sets")
 Figures = dict[str, float]
 
 
@@ -102,58 +109,44 @@ def binary_head(dimension: int) -> Head:
     return Head(Task.BINARY, w, np.zeros(1), np.ones(1, np.bool_))
 
 
-def uncertain_by_scan(pool: VectorRows, head: Head) -> npt.NDArray[np.int32]:
-    """The most uncertain rows as a session finds them."""
+def as_a_pool(pool: VectorRows, **more: Any) -> Any:
+    """The vectors as those see them who expect a pool."""
+    manifest = SimpleNamespace(
+        items=pool.items, dimension=pool.dimension, metric="cosine", neighbours_recall=0.0
+    )
+    return SimpleNamespace(
+        manifest=manifest,
+        max_norm=pool.max_norm,
+        is_on_device=pool.is_on_device,
+        fetch=pool.fetch,
+        scan=pool.scan,
+        between=partial(rows_between, pool),
+        gathering=Gathering(pool),
+        similarities=pool.similarities,
+        **more,
+    )
+
+
+def most_uncertain(pool: Any, head: Head) -> npt.NDArray[np.int32]:
+    """As a session finds them."""
     nothing: Any = np.empty((0, 1))
     rows = np.empty(0, np.int32)
-    seen: Any = SimpleNamespace(manifest=SimpleNamespace(items=pool.items), scan=pool.scan)
-    situation = Situation(seen, Task.BINARY, 5, 1, head, HeadConfig(), rows, rows, nothing, nothing)
+    situation = Situation(pool, Task.BINARY, 5, 1, head, HeadConfig(), rows, rows, nothing, nothing)
     scorer = strategy_of(Choice("max_entropy")).prepare(situation)
     assert not isinstance(scorer, Ranker)
-    leaders = Leaders(scorer, head, np.zeros(pool.items, np.bool_), DEPTH, pool.max_norm)
-    show_pool(seen, [leaders])
+    blocked = np.zeros(pool.manifest.items, np.bool_)
+    leaders = Leaders(scorer, head, blocked, DEPTH, pool.max_norm)
+    show_pool(pool, [leaders])
     return leaders.best(pool.fetch).rows
-
-
-def uncertain_by_bounds(pool: VectorRows, head: Head) -> npt.NDArray[np.int32]:
-    """The same, where only rows that are uncertain enough leave the device.
-
-    They are within twice the error of the last place so far; float64 decides.
-    """
-    error = logit_error(head, pool.max_norm)
-    most = [math.inf]
-    kept: list[tuple[Any, Any]] = []
-
-    def cut() -> None:
-        rows, doubts = (np.concatenate(arrays) for arrays in zip(*kept, strict=True))
-        if len(rows) > DEPTH:
-            last = float(np.partition(doubts, DEPTH - 1)[DEPTH - 1])
-            most[0] = float(np.nextafter(np.float32(last + 2 * error), np.float32(np.inf)))
-            near = doubts <= most[0]
-            rows, doubts = rows[near], doubts[near]
-        kept[:] = [(rows, doubts)]
-
-    w = head.weights[0].astype(np.float32)
-    for rows, products in rows_between(pool, w, lambda: (-most[0], most[0])):
-        kept.append((rows, np.abs(products)))
-        if sum(len(part) for part, _ in kept) > 4 * DEPTH:
-            cut()
-    cut()
-    rows = kept[0][0]
-    logits = np.abs(head.logits(pool.fetch(rows))[:, 0])
-    return rows[np.lexsort((rows, logits))[:DEPTH]]
 
 
 def measure_scans(pool: VectorRows, device: torch.device) -> Figures:
     """All candidates of one binary session, and the k-NN of 100 items."""
-    head = binary_head(pool.dimension)
-    by_scan, by_bounds = uncertain_by_scan(pool, head), uncertain_by_bounds(pool, head)
-    assert by_scan.tolist() == by_bounds.tolist()
+    head, seen = binary_head(pool.dimension), as_a_pool(pool)
     asked = pool.fetch(np.arange(100))
     return {
         READ: read_ms(pool, device),
-        "all candidates by scan, p50 ms": milliseconds(lambda: uncertain_by_scan(pool, head)),
-        "all candidates by bounds, p50 ms": milliseconds(lambda: uncertain_by_bounds(pool, head)),
+        "all candidates, p50 ms": milliseconds(lambda: most_uncertain(seen, head)),
         "k-NN of 100 items, p50 ms": milliseconds(lambda: exact_search(pool, asked, NEIGHBOURS)),
     }
 
@@ -170,42 +163,49 @@ def read_ms(pool: VectorRows, device: torch.device) -> float:
 
 def measure_table(pool: VectorRows) -> Figures:
     """The exact neighbour table, at the rate of its first batches."""
-    batches = min(BATCHES, max(1, pool.items // QUERY_ROWS))
-    rows = np.arange(min(pool.items, batches * QUERY_ROWS))
-    exact_search(pool, pool.fetch(rows[:QUERY_ROWS]), NEIGHBOURS + 1)
+    work = ExactTable(pool, NEIGHBOURS, np.empty((0, NEIGHBOURS), np.int32))
+    chunks = work.chunks()[:BATCHES]
+    for _ in work.work(chunks[:1]):
+        pass
     began = time.perf_counter()
-    exact_search(pool, pool.fetch(rows), NEIGHBOURS + 1)
+    rows = sum(len(some) for some, _ in work.work(chunks))
     taken = time.perf_counter() - began
-    return {f"neighbour table, k = {NEIGHBOURS}, s": taken * pool.items / len(rows)}
+    return {f"neighbour table, k = {NEIGHBOURS}, s": taken * pool.items / rows}
 
 
 def measure_core_sets(pool: VectorRows, clusters: npt.NDArray[np.int32], budget: int) -> Figures:
-    """k-center and facility location."""
+    """k-center and facility location, and when each of their phases ended."""
     centroids = np.zeros((CLUSTERS, pool.dimension))
     for start in range(0, pool.items, DRAWN):
         part = np.arange(start, min(pool.items, start + DRAWN))
         np.add.at(centroids, clusters[part], pool.fetch(part))
-    lengths = np.linalg.norm(centroids, axis=1, keepdims=True)
-    seen: Any = SimpleNamespace(
-        manifest=SimpleNamespace(
-            items=pool.items, dimension=pool.dimension, metric="cosine", neighbours_recall=0.0
-        ),
-        neighbour_table=None,
-        clusters=clusters,
-        centroids=(centroids / np.maximum(lengths, 1e-12)).astype(np.float32),
-        max_norm=pool.max_norm,
-        fetch=pool.fetch,
-        scan=pool.scan,
-        similarities=pool.similarities,
+    centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
+    seen = as_a_pool(
+        pool, neighbour_table=None, clusters=clusters, centroids=centroids.astype(np.float32)
     )
     items = Items(seen, np.arange(pool.items, dtype=np.int32), lambda: False)
-    problem = Problem(items=items, budget=budget, seed=7, report=lambda *_: None)
-    figures = {}
+    figures: Figures = {}
     for name, method in (("k-center", KCenter()), ("facility location", FacilityLocation())):
+        ended: dict[str, float] = {}
+
+        def told(phase: str, *_: object, ended: dict[str, float] = ended) -> None:
+            ended[phase] = time.perf_counter()
+
         began = time.perf_counter()
-        method.select(problem)
+        method.select(Problem(items=items, budget=budget, seed=7, report=told))
         figures[f"{name}, {budget:,} selected, s"] = time.perf_counter() - began
+        figures |= {f"{name}, end of {phase}, s": at - began for phase, at in ended.items()}
     return figures
+
+
+def beside_the_vectors(pool: VectorRows, device: torch.device) -> Figures:
+    """What work took of the GPU since it was asked last."""
+    if device.type != "cuda":
+        return {}
+    held = sum(segment.stored.nbytes + 4 * segment.items for segment in pool.segments)
+    most = torch.cuda.max_memory_allocated(device) - held
+    torch.cuda.reset_peak_memory_stats(device)
+    return {WORK: most / 2**30}
 
 
 def refusal(device: str) -> str:
@@ -224,8 +224,7 @@ def targets(part: str, budget: int) -> list[Target]:
     """Those of a part at its size."""
     floor = Floor(READ, lambda figures: figures[f"scans / {READ}"])
     bounds = {
-        "scans / all candidates by scan, p50 ms": (10, floor),
-        "scans / all candidates by bounds, p50 ms": (10, floor),
+        "scans / all candidates, p50 ms": (10, floor),
         "scans / k-NN of 100 items, p50 ms": (15, floor),
         f"table / neighbour table, k = {NEIGHBOURS}, s": (20, None),
         f"core-sets / k-center, {budget:,} selected, s": (2.5, None),
@@ -233,9 +232,12 @@ def targets(part: str, budget: int) -> list[Target]:
     }
     size = 10_000_000 if part == "scans" else 1_000_000
     return [
-        Target(figure, most=most, floor=floor, items=size)
-        for figure, (most, floor) in bounds.items()
-        if figure.startswith(part)
+        *(
+            Target(figure, most=most, floor=floor, items=size)
+            for figure, (most, floor) in bounds.items()
+            if figure.startswith(part)
+        ),
+        Target(f"{part} / {WORK}", most=4 * GPU_BLOCK / 2**30, items=0),
     ]
 
 
@@ -245,24 +247,30 @@ def main() -> None:
     options.add_argument("--device", default="cuda", help="cuda, cuda:1 or torch:cpu")
     options.add_argument("--items", type=int, default=10_000_000, help="of scans")
     options.add_argument("--smaller", type=int, default=1_000_000, help="of tables and core-sets")
+    options.add_argument("--only", choices=PARTS, action="append", help="a part; may be repeated")
     options.add_argument("--out", type=Path, help="a JSON file for the figures")
     given = options.parse_args()
-    device = torch_device(given.device)
+    device, parts = torch_device(given.device), given.only or PARTS
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else given.device
     page = Page(Console(width=140))
     page.say(f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda}, {os.cpu_count()} CPUs")
     budget = min(10_000, max(1, given.smaller // 100))
     found: dict[str, Any] = {"device": name, "torch": torch.__version__}
-    stored, _ = draw(given.items, DIMENSION, device)
-    found["scans"] = measure_scans(rows_on(given.device, stored), device)
-    del stored
-    page.show(grid("scans", found, given.items, budget))
-    stored, clusters = draw(given.smaller, DIMENSION, device)
-    pool = rows_on(given.device, stored)
-    found["table"] = measure_table(pool)
-    page.show(grid("table", found, given.smaller, budget))
-    found["core-sets"] = measure_core_sets(pool, clusters, budget)
-    page.show(grid("core-sets", found, given.smaller, budget))
+    for part in parts:
+        items = given.items if part == "scans" else given.smaller
+        stored, clusters = draw(items, DIMENSION, device)
+        pool = rows_on(given.device, stored)
+        with threadpool_limits(1, user_api="blas"):  # as in a server
+            match part:
+                case "scans":
+                    figures = measure_scans(pool, device)
+                case "table":
+                    figures = measure_table(pool)
+                case _:
+                    figures = measure_core_sets(pool, clusters, budget)
+        found[part] = figures | beside_the_vectors(pool, device)
+        page.show(grid(part, found, items, budget))
+        del pool
     found["refusal"] = refusal(given.device)
     page.say(f"a pool as large as the GPU: {found['refusal'] or 'no GPU, nothing to refuse'}")
     if given.out is not None:

@@ -18,4 +18,5 @@ def test_every_figure_has_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     found = json.loads(out.read_text())
     for part in ("scans", "table", "core-sets"):
         named = {f"{part} / {name}" for name in found[part]}
-        assert {target.figure for target in gpu.targets(part, 6)} <= named
+        wanted = {target.figure for target in gpu.targets(part, 6) if target.items}
+        assert wanted <= named

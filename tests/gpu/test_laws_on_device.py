@@ -20,8 +20,15 @@ from tests.laws.test_facility_laws import (
     test_facility_location_is_its_definition,
     test_query_is_its_definition,
 )
-from tests.laws.test_graph_laws import test_the_exact_graph_is_its_definition
+from tests.laws.test_graph_laws import (
+    mixture,
+    test_the_exact_graph_is_its_definition,
+    test_the_self_join_is_of_directions_whatever_the_metric,
+    test_the_self_join_recalls_nine_in_ten,
+)
 from tests.laws.test_k_center_laws import (
+    test_a_smaller_core_set_is_the_beginning_of_a_larger,
+    test_a_stop_ends_it_soon,
     test_k_center_is_its_definition,
     test_many_frontiers_and_blocks,
 )

@@ -12,9 +12,9 @@ from tests.fixtures.coreset_cases import METRICS, Case, by_case
 from tests.fixtures.pools import make_pool
 from tests.laws.test_strategy_laws import OF_HEADS, a_head, said, scorer_of
 
-from coresift.server.pool.between import rows_between
 from coresift.server.pool.pool import Pool
-from coresift.server.selection.leaders import Leaders, show_pool
+from coresift.server.selection.circular_scan import show_pool
+from coresift.server.selection.leaders import Leaders
 from coresift.server.selection.shortlist import Columns, Scored
 
 N, D = 3_000, 12
@@ -91,13 +91,10 @@ def test_rows_between(pair: Pair) -> None:
     values = np.unique(products)
     places = np.flatnonzero(np.diff(values) > 1e-3)[[2, -3]]
     low, high = ((values[place] + values[place + 1]) / 2 for place in places)
-    for pool in pair:
-        parts = list(rows_between(pool._vectors, w, lambda: (float(low), float(high))))
-        rows = np.concatenate([part[0] for part in parts])
-        assert (
-            sorted(rows.tolist()) == np.flatnonzero((products > low) & (products < high)).tolist()
-        )
-        assert np.abs(np.concatenate([part[1] for part in parts]) - products[rows]).max() <= CLOSE
+    parts = list(pair[1].between(w, lambda: (float(low), float(high))))
+    rows = np.concatenate([part[0] for part in parts])
+    assert sorted(rows.tolist()) == np.flatnonzero((products > low) & (products < high)).tolist()
+    assert np.abs(np.concatenate([part[1] for part in parts]) - products[rows]).max() <= CLOSE
 
 
 @pytest.fixture(scope="module")

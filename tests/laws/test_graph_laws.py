@@ -21,7 +21,7 @@ from coresift.server.coreset.problem import Problem
 from coresift.server.pool import self_join as joins
 from coresift.server.pool.failures import Cancelled
 from coresift.server.pool.pool import Pool
-from coresift.server.pool.self_join import self_join
+from coresift.server.pool.self_join import HostProducts, self_join
 
 
 def slow_graph(problem: Problem, k: int) -> list[list[int]]:
@@ -182,7 +182,7 @@ def test_a_join_of_all_lists_is_exact(
     expected = np.argsort(-(X @ X.T) + 1e9 * np.eye(300), axis=1)[:, :k]
     found = np.full((300, k), -1)
     for positions, neighbours, products in self_join(
-        X.__getitem__, numbers, centroids, k, probes=400
+        HostProducts(X.__getitem__), numbers, centroids, k, probes=400
     ):
         assert (found[positions] == -1).all()
         found[positions] = neighbours
@@ -207,7 +207,9 @@ def test_ties_of_a_join_go_to_the_first_positions(
     np.fill_diagonal(others, -np.inf)
     expected = np.argsort(-others, axis=1, kind="stable")[:, :k]
     found = np.full((300, k), -1)
-    for positions, neighbours, products in self_join(X.__getitem__, numbers, X[:5], k, probes=400):
+    for positions, neighbours, products in self_join(
+        HostProducts(X.__getitem__), numbers, X[:5], k, probes=400
+    ):
         found[positions] = neighbours
         assert (products == np.take_along_axis(others[positions], neighbours, axis=1)).all()
     assert found.tolist() == expected.tolist()
@@ -219,7 +221,7 @@ def test_a_join_of_copies_looks_again_at_a_few_a_row(monkeypatch: pytest.MonkeyP
     X = np.ones((4_000, 4), np.float32)
     X[::2] = np.random.default_rng(11).standard_normal((2_000, 4))
     tracemalloc.start()
-    for _ in self_join(X.__getitem__, np.zeros(4_000, np.int32), X[1:2] / 2, 8):
+    for _ in self_join(HostProducts(X.__getitem__), np.zeros(4_000, np.int32), X[1:2] / 2, 8):
         pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -229,7 +231,7 @@ def test_a_join_of_copies_looks_again_at_a_few_a_row(monkeypatch: pytest.MonkeyP
 def test_a_join_of_small_lists_widens(monkeypatch: pytest.MonkeyPatch) -> None:
     X = np.random.default_rng(9).standard_normal((200, 4)).astype(np.float32)
     numbers = np.arange(200, dtype=np.int32)  # a list for each item
-    for _, neighbours, _ in self_join(X.__getitem__, numbers, X, 50, probes=1):
+    for _, neighbours, _ in self_join(HostProducts(X.__getitem__), numbers, X, 50, probes=1):
         assert neighbours.shape[1] == 50
         assert (np.diff(np.sort(neighbours, axis=1), axis=1) > 0).all()
 

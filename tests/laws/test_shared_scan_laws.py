@@ -1,8 +1,9 @@
-"""Laws of a pass over the pool that several share: each finds what it would find alone."""
+"""Laws of a scan of the pool that several share: each finds what it would find alone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from tests.fixtures.scorer_laws import clustered_rows, situation_of
 
 from coresift.server.head import Head, Task
 from coresift.server.pool.pool import Pool
-from coresift.server.selection.leaders import Leaders, show_pool
+from coresift.server.selection import circular_scan
+from coresift.server.selection.circular_scan import CircularScan, Rider, show_pool
+from coresift.server.selection.leaders import Leaders
 from coresift.server.selection.registry import STRATEGIES, Choice, strategy_of
 from coresift.server.selection.shortlist import Scored, canonical
 from coresift.server.selection.strategy import (
@@ -126,6 +129,48 @@ def test_together_each_finds_what_it_finds_alone(pool: Pool, asked: list[Ask]) -
         assert found.scores.tobytes() == whole.scores[:count].tobytes()
         assert found.predicted.tolist() == whole.predicted[:count].tolist()
         assert found.complete == (count == len(free))
+
+
+class Boarded(CircularScan):
+    """A scan that riders join before certain blocks, counted from 1."""
+
+    def __init__(self, pool: Pool, arrivals: list[tuple[int, Rider]]) -> None:
+        super().__init__(pool)
+        self._arrivals, self._block = arrivals, 0
+
+    def _admit(self, count: int) -> None:
+        self._block += 1
+        for block, rider in self._arrivals:
+            if block == self._block:
+                self.join(rider)
+        super()._admit(count)
+
+
+@settings(max_examples=40, deadline=None)
+@given(asked=asks(), data=st.data(), most=st.sampled_from([4, 32]))
+def test_whoever_joins_later_finds_what_it_finds_alone(
+    pool: Pool, asked: list[Ask], data: st.DataObject, most: int
+) -> None:
+    riding, left = [ask.leaders(pool)[-1] for ask in asked], []
+    # The first keeps it going until all have come.
+    blocks = [1, *(data.draw(st.integers(1, pool.block_count)) for _ in asked[1:])]
+    riders = [
+        Rider((leaders,), partial(left.append, number)) for number, leaders in enumerate(riding)
+    ]
+    scan = Boarded(pool, list(zip(blocks, riders, strict=True)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(circular_scan, "MOST_COLUMNS", most)
+        if pool.is_on_device:
+            for rider in riders:
+                scan.join(rider)
+        scan.turn()
+        while not scan.is_empty:
+            scan.turn()
+    assert sorted(left) == list(range(len(asked)))
+    for ask, leaders in zip(asked, riding, strict=True):
+        *_, own = ask.leaders(pool)
+        show_pool(pool, [own])
+        assert same(leaders.best(pool.fetch), own.best(pool.fetch))
 
 
 @pytest.mark.parametrize("classes", CLASSES)

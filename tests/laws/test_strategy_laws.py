@@ -17,7 +17,8 @@ from tests.fixtures.scorer_laws import check_slopes
 
 from coresift.server.head import Head, HeadConfig, Task
 from coresift.server.pool.pool import Pool
-from coresift.server.selection.leaders import PIECE, Leaders, show, show_pool
+from coresift.server.selection.circular_scan import show_pool
+from coresift.server.selection.leaders import PIECE, Leaders, show
 from coresift.server.selection.plain import Signal, signal_key
 from coresift.server.selection.priority import priorities
 from coresift.server.selection.registry import STRATEGIES, Choice, strategy_of

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 import typer
 from tests.fixtures.pools import write_inputs
 from typer.testing import CliRunner, Result
@@ -47,6 +49,30 @@ def test_build_append_info_verify(tmp_path: Path) -> None:
     verified = run("verify", tmp_path / "q")
     assert verified.exit_code == 0
     assert "are whole" in verified.output
+
+
+def test_a_device_that_is_not_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the environment says, which servers read too."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    files = write_inputs(tmp_path, X)
+    build = ["build", files.embeddings, "--ids", files.ids, "--out", tmp_path / "p"]
+    for given in (["--device", "cuda"], ["--device", "cuda:1", "--neighbours", 3]):
+        refused = run(*build, *given)
+        assert refused.exit_code == 1
+        said = f"--device {given[1]}: torch sees no CUDA GPU here; use --device cpu"
+        assert refused.output == f"error: {said}\n"
+    monkeypatch.setenv("CORESIFT_DEVICE", "gpu")
+    refused = run(*build)
+    assert refused.exit_code == 1
+    assert "--device must be auto, cpu, cuda or cuda:NUMBER, got 'gpu'" in refused.output
+    assert not (tmp_path / "p").exists()
+    made = run(*build, "--device", "cpu", "--neighbours", 3)
+    assert made.exit_code == 0, made.output
+    refused = run("append", tmp_path / "p", files.embeddings, "--out", tmp_path / "q")
+    assert refused.exit_code == 1
+    assert "got 'gpu'" in refused.output
 
 
 def test_info_says_how_good_the_table_is(tmp_path: Path) -> None:

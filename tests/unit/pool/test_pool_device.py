@@ -17,12 +17,12 @@ from tests.fixtures.pools import brute_force, make_pool
 
 from coresift.server.config import resolve_device
 from coresift.server.errors import CoresiftError, Reason, StartError
+from coresift.server.pool import between, device_compute, tensor_cores
 from coresift.server.pool import device as device_module
-from coresift.server.pool import device_compute, tensor_cores
-from coresift.server.pool.between import rows_between
-from coresift.server.pool.device import require_room, torch_device
+from coresift.server.pool.device import compute_for, require_room, torch_device
 from coresift.server.pool.device_compute import DeviceCompute
 from coresift.server.pool.failures import Cancelled
+from coresift.server.pool.pool import Pool
 from coresift.server.pool.segment import Segment
 from coresift.server.pool.tensor_cores import Split, TensorCoreCompute
 
@@ -123,24 +123,33 @@ def some_rows(seed: int, n: int, d: int, dtype: type) -> Any:
     dtype=st.sampled_from([np.float16, np.float32]),
     metric=st.sampled_from(["cosine", "ip", "l2"]),
     index=st.sampled_from(["flat", "ivf"]),
-    device=st.sampled_from([None, "torch:cpu", "tensor cores"]),
+    tensor=st.booleans(),
+    first=st.sampled_from([7, 10**6]),
     sparse=st.sampled_from([1, 64]),
 )
 def test_rows_between_are_those_of_a_scan(
-    n: int, d: int, seed: int, dtype: type, metric: str, index: str, device: str, sparse: int
+    n: int,
+    d: int,
+    seed: int,
+    dtype: type,
+    metric: str,
+    index: str,
+    tensor: bool,
+    first: int,
+    sparse: int,
 ) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device_module, "has_tensor_cores", lambda _: device == "tensor cores")
+        patch.setattr(device_module, "has_tensor_cores", lambda _: tensor)
         patch.setattr(tensor_cores, "_SPARSE", sparse)
-        place = "torch:cpu" if device == "tensor cores" else device
+        patch.setattr(between, "FIRST", first)
         X = some_rows(seed, n, d, dtype)
-        pool = make_pool(Path(folder), X, metric=metric, index=index, device=place)
+        pool = make_pool(Path(folder), X, metric=metric, index=index, device="torch:cpu")
         w = np.random.default_rng(seed).standard_normal(d).astype(np.float32)
         exact = pool.fetch(np.arange(n)).astype(np.float64) @ w.astype(np.float64)
         error = float(pool._vectors.error(w[None])[0])
         low, high = np.sort(exact)[[n // 4, n // 2]] + [0, error]
         for least, most in ((low, high), (low, math.inf), (-math.inf, high), (high, low - 1)):
-            parts = list(rows_between(pool._vectors, w, lambda b=(least, most): b))
+            parts = list(pool.between(w, lambda b=(least, most): b))
             rows = np.concatenate([part[0] for part in parts])
             products = np.concatenate([part[1] for part in parts])
             assert rows.dtype == np.int32
@@ -156,16 +165,20 @@ def test_bounds_may_draw_nearer_and_a_stop_ends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_compute, "_CPU_BLOCK", 1)  # blocks of 64
+    monkeypatch.setattr(between, "FIRST", 10)
     X = (np.arange(640, dtype=np.float32) / 640)[:, None]
     pool = make_pool(tmp_path, X, metric="ip", device="torch:cpu")
     low = [-math.inf]
     counts = []
-    for rows, products in rows_between(pool._vectors, X[-1], lambda: (low[0], math.inf)):
+    for rows, products in pool.between(X[-1], lambda: (low[0], math.inf)):
         counts.append(len(rows))
         low[0] = 0.91 * float(X[-1, 0]) if len(products) else low[0]
-    assert counts == [64, *[0] * 8, 57]
+    assert counts == [10, *[0] * 8, 3, 54]
     with pytest.raises(Cancelled):
-        next(rows_between(pool._vectors, X[-1], lambda: (0.0, 1.0), stop=lambda: True))
+        next(pool.between(X[-1], lambda: (0.0, 1.0), stop=lambda: True))
+    host = Pool.open(tmp_path / "pool")
+    with pytest.raises(TypeError, match="not on a device"):
+        next(host.between(X[-1], lambda: (0.0, 1.0)))
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
@@ -196,7 +209,8 @@ def test_tensor_cores_find_the_neighbours_that_float64_finds(
 
 def test_no_room_while_working_is_an_overload(tmp_path: Path, tensor: bool) -> None:
     X = some_rows(0, 50, 3, np.float16)
-    compute = make_pool(tmp_path, X, device="torch:cpu")._vectors.computes[0]
+    pool = make_pool(tmp_path, X, device="torch:cpu")
+    compute = pool._vectors.computes[0]
     assert isinstance(compute, TensorCoreCompute if tensor else DeviceCompute)
 
     class Full:
@@ -206,7 +220,12 @@ def test_no_room_while_working_is_an_overload(tmp_path: Path, tensor: bool) -> N
     column = compute.column(np.ones(3, np.float32))
     compute._rows = Full()  # type: ignore[assignment]
     one, none = np.ones((1, 3), np.float32), np.zeros(1, np.float32)
+    few = np.arange(5, dtype=np.int32)
+    cosines = pool.gathering.cosines(few)
+    assert cosines is not None
     for work in (
+        lambda: pool.gathering.of(few),
+        lambda: cosines.largest(np.arange(2), np.arange(5), (few[:0], few[:0]), none, 1),
         lambda: compute.product(0, 50, one.T),
         lambda: compute.between(0, 50, column, 0.0, 1.0),
         lambda: compute.nearest(0, 50, one, 5, none, none),
@@ -268,3 +287,8 @@ def test_vectors_need_room_for_work_beside_them(monkeypatch: pytest.MonkeyPatch)
     for needed in (2**34, 9 * 2**30):
         with pytest.raises(StartError, match=f"{needed} of vectors need room for work"):
             require_room(needed, "cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**31, 2**40))
+    norms = np.ones(5, np.float32)
+    segment = Segment(0, np.ones((5, 2), np.float32), norms, None, unit=False)
+    with pytest.raises(StartError, match="60 of vectors need room for work"):
+        compute_for(segment, "ip", "cuda:1")

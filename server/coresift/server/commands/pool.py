@@ -16,7 +16,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from coresift.server.errors import StartError
+from coresift.server.config import resolve_device
+from coresift.server.errors import CoresiftError, StartError
 from coresift.server.pool.download import Incomplete
 from coresift.server.pool.failures import BuildError
 from coresift.server.pool.manifest import Manifest, read_manifest
@@ -65,6 +66,13 @@ RowsOption = Annotated[
     Path | None, typer.Option(help=".npy of row numbers: take only these, in this order.")
 ]
 IdColumnOption = Annotated[str, typer.Option(help="Column of the ids in tables.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        help="Where the neighbour table is computed: auto, cpu, cuda or cuda:NUMBER.",
+        envvar="CORESIFT_DEVICE",
+    ),
+]
 EmbeddingColumnOption = Annotated[str, typer.Option(help="Column of the vectors in a table.")]
 
 
@@ -97,6 +105,7 @@ def build(
         ),
     ] = 1.0,
     dtype: Annotated[DtypeName | None, typer.Option(help="Default: the input's.")] = None,
+    device: DeviceOption = "auto",
     rows: RowsOption = None,
     id_column: IdColumnOption = "id",
     embedding_column: EmbeddingColumnOption = "embedding",
@@ -109,17 +118,18 @@ def build(
     from coresift.server.pool.input_files import InputFiles
 
     files = InputFiles(embeddings, ids, metadata, rows, id_column, embedding_column)
-    options = BuildOptions(
-        files=files,
-        out=out,
-        name=name,
-        metric=metric.value,
-        index=index.value,
-        neighbours=neighbours,
-        neighbours_recall=neighbours_recall,
-        dtype=None if dtype is None else dtype.value,
-    )
     with _plain_errors(), _Bar() as bar:
+        options = BuildOptions(
+            files=files,
+            out=out,
+            name=name,
+            metric=metric.value,
+            index=index.value,
+            neighbours=neighbours,
+            neighbours_recall=neighbours_recall,
+            dtype=None if dtype is None else dtype.value,
+            device=resolve_device(device),
+        )
         manifest = build_pool(options, bar.report)
     _say_made(out, manifest)
 
@@ -131,6 +141,7 @@ def append(
     out: OutOption,
     ids: IdsOption = None,
     metadata: MetadataOption = None,
+    device: DeviceOption = "auto",
     rows: RowsOption = None,
     id_column: IdColumnOption = "id",
     embedding_column: EmbeddingColumnOption = "embedding",
@@ -141,7 +152,8 @@ def append(
 
     files = InputFiles(embeddings, ids, metadata, rows, id_column, embedding_column)
     with _plain_errors(), _Bar() as bar:
-        manifest = append_pool(AppendOptions(pool, files, out), bar.report)
+        options = AppendOptions(pool, files, out, resolve_device(device))
+        manifest = append_pool(options, bar.report)
     _say_made(out, manifest)
 
 
@@ -241,7 +253,7 @@ def _plain_errors() -> Iterator[None]:
     """Say what is wrong in one line and leave with 1."""
     try:
         yield
-    except (BuildError, StartError, Incomplete, Unreachable) as problem:
+    except (BuildError, StartError, CoresiftError, Incomplete, Unreachable) as problem:
         message = str(problem)
     except OSError as problem:
         message = f"{problem.filename or 'file'}: {problem.strerror or problem}"

@@ -13,7 +13,7 @@ from coresift.server.coreset.items import SCAN_BYTES, Items, Part, unit
 from coresift.server.coreset.problem import Problem, Setting
 from coresift.server.pool.canonical import pair_similarities, product_error
 from coresift.server.pool.parallel import CORES, in_order
-from coresift.server.pool.self_join import PROBES, self_join
+from coresift.server.pool.self_join import PROBES, HostProducts, self_join
 from coresift.server.pool.thresholds import lower_bounds, places_above
 
 Found = tuple[Int64s, Rows, Float32s | Float64s]
@@ -67,7 +67,8 @@ def neighbour_graph(problem: Problem, k: int) -> Graph:
     else:
         graph = replace(graph, exact=False)
         clusters, centres = clusters_of(items), unit(items.pool.centroids)
-        parts = self_join(items.directions, clusters, centres, width, stop=items.stop)
+        products = items.pool.gathering.cosines(items.rows) or HostProducts(items.directions)
+        parts = self_join(products, clusters, centres, width, stop=items.stop)
     done = 0
     for positions, neighbours, similarities in parts:
         graph.neighbours[positions] = neighbours

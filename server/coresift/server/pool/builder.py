@@ -66,6 +66,8 @@ class BuildOptions:
     square of the items in time."""
     dtype: Dtype | None = None
     """None: the input's."""
+    device: str = "cpu"
+    """Where a neighbour table is computed, as in `Pool.open`: it is the same everywhere."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class AppendOptions:
     files: InputFiles
     out: Path
     """Must not exist."""
+    device: str = "cpu"
+    """Where the neighbour table is computed."""
 
 
 def build_pool(options: BuildOptions, progress: Progress | None = None) -> Manifest:
@@ -83,6 +87,7 @@ def build_pool(options: BuildOptions, progress: Progress | None = None) -> Manif
 
     Raises:
         BuildError: bad input, naming the first offenders; nothing is left behind.
+        StartError: there is no such device, or it has no room.
     """
     report = progress or silent
     if not 0 <= options.neighbours <= MAX_NEIGHBOURS:
@@ -124,7 +129,15 @@ def build_pool(options: BuildOptions, progress: Progress | None = None) -> Manif
             neighbours_recall=recall,
         )
         manifest = _complete(
-            directory, draft, items, items.ids, items.metadata, None, partial, report
+            directory,
+            draft,
+            items,
+            items.ids,
+            items.metadata,
+            None,
+            partial,
+            options.device,
+            report,
         )
     shutil.rmtree(partial, ignore_errors=True)
     return manifest
@@ -135,7 +148,7 @@ def append_pool(options: AppendOptions, progress: Progress | None = None) -> Man
 
     Raises:
         BuildError: bad input, or ids that the parent has.
-        StartError: the parent is missing or damaged.
+        StartError: the parent is missing or damaged, there is no such device, or it has no room.
     """
     report = progress or silent
     parent, partial = Pool.open(options.parent), _partial(options.out)
@@ -154,7 +167,9 @@ def append_pool(options: AppendOptions, progress: Progress | None = None) -> Man
             draft = replace(old, parent=old.version)
             ids = joined_strings([parent.ids.strings, items.ids])
             table = joined(parent.metadata_table, old.items, items.metadata, len(items.ids))
-            manifest = _complete(directory, draft, items, ids, table, parent, partial, report)
+            manifest = _complete(
+                directory, draft, items, ids, table, parent, partial, options.device, report
+            )
         shutil.rmtree(partial, ignore_errors=True)
         return manifest
     finally:
@@ -169,6 +184,7 @@ def _complete(
     metadata: pa.Table | None,
     parent: Pool | None,
     partial: Path,
+    device: str,
     report: Progress,
 ) -> Manifest:
     """Write the new segment and all that follows from it, the manifest last."""
@@ -194,7 +210,7 @@ def _complete(
         segments=(*draft.segments, span),
     )
     content = checksum_file(directory / layout.stored(number)).sha256
-    draft = finish(directory, draft, parent, content, partial, report)
+    draft = finish(directory, draft, parent, content, partial, device, report)
     report("ids", 0.0)
     write_ids(directory, ids)
     if metadata is not None:

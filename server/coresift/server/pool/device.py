@@ -40,6 +40,8 @@ def compute_for(segment: Segment, metric: Metric, device: str = "cpu") -> Comput
     if device == "cpu" and not (half and segment.stored.size >= _TORCH_PAYS):
         return HostCompute(segment, metric)
     place = torch_device(device)
+    norms = 0 if segment.norms is None else segment.norms.nbytes
+    require_room(segment.stored.nbytes + norms, device)
     if half and has_tensor_cores(place):
         return TensorCoreCompute(segment, metric, place)
     return DeviceCompute(segment, metric, place)
@@ -79,5 +81,5 @@ def require_room(bytes_needed: int, name: str) -> None:
     if bytes_needed + 4 * GPU_BLOCK > free:
         raise StartError(
             f"{name} has {free} bytes free, and {bytes_needed} of vectors need room for work "
-            "beside them: use a larger GPU, or serve fewer versions"
+            "beside them: use --device cpu or a larger GPU, or serve fewer versions"
         )

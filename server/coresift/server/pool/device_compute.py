@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coresift.server.arrays import Float32s, Int64s, Stored
+from coresift.server.arrays import Float32s, Int64s, Rows, Stored
 from coresift.server.errors import CoresiftError, Reason, StartError
 from coresift.server.pool.canonical import Metric
 from coresift.server.pool.segment import Segment
@@ -64,7 +64,7 @@ class DeviceCompute:
 
         self._segment = segment
         self._metric = metric
-        self._device = device
+        self.device = device
         self.block_bytes = _CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
         try:
             self._rows = self._place(segment.stored)
@@ -76,7 +76,7 @@ class DeviceCompute:
             ) from None
 
     def vectors(self, start: int, stop: int) -> Float32s:
-        if self._device.type == "cpu":
+        if self.device.type == "cpu":
             vectors = download(self._rows[start:stop].float())
         else:
             vectors = widen(self._segment.stored[start:stop])
@@ -85,7 +85,7 @@ class DeviceCompute:
         return vectors
 
     def product(self, start: int, stop: int, matrix: Float32s) -> Float32s:
-        with self._work():
+        with self.turn():
             return download(self._products(slice(start, stop), self._upload(matrix)))
 
     def column(self, weights: Float32s) -> Column:
@@ -98,14 +98,24 @@ class DeviceCompute:
         """Slots of [start, stop) whose products with a column are in [low, high], ascending, and
         the products, float32 [n]: as if `product` were taken of all, but nothing else comes back.
         """
-        with self._work():
+        with self.turn():
             return self._between(start, stop, column, low, high)
 
     def nearest(
         self, start: int, stop: int, queries: Float32s, k: int, floor: Float32s, slack: Float32s
     ) -> tuple[Int64s, Int64s, Float32s]:
-        with self._work():
+        with self.turn():
             return self._nearest(start, stop, queries, k, floor, slack)
+
+    def gathered(self, slots: Rows) -> torch.Tensor:
+        """Vectors of slots, float32 [m, d], on the device; within a `turn`."""
+        import torch
+
+        where = torch.tensor(slots, dtype=torch.int64, device=self.device)
+        vectors = self._rows[where].float()
+        if self._segment.unit and self._norms is not None:
+            vectors /= self._norms[where, None]
+        return vectors
 
     def _between(
         self, start: int, stop: int, column: Column, low: float, high: float
@@ -161,10 +171,10 @@ class DeviceCompute:
     def _place(self, stored: Stored) -> torch.Tensor:
         import torch
 
-        if self._device.type == "cpu":
+        if self.device.type == "cpu":
             return torch.from_numpy(stored)  # mapped copy-on-write: torch wants writable memory
         dtype = torch.float16 if stored.dtype == np.float16 else torch.float32
-        rows = torch.empty(stored.shape, dtype=dtype, device=self._device)
+        rows = torch.empty(stored.shape, dtype=dtype, device=self.device)
         for start in range(0, len(stored), COPY_ROWS):
             rows[start : start + COPY_ROWS].copy_(
                 torch.from_numpy(stored[start : start + COPY_ROWS])
@@ -174,19 +184,20 @@ class DeviceCompute:
     def _upload(self, array: Float32s) -> torch.Tensor:
         import torch
 
-        return torch.tensor(array, dtype=torch.float32, device=self._device)
+        return torch.tensor(array, dtype=torch.float32, device=self.device)
 
     @contextmanager
-    def _work(self) -> Iterator[None]:
+    def turn(self) -> Iterator[None]:
+        """Work on the device meanwhile; OVERLOADED where it finds no room."""
         import torch
 
-        with nullcontext() if self._device.type == "cpu" else _turn:
+        with nullcontext() if self.device.type == "cpu" else _turn:
             try:
                 yield
             except torch.OutOfMemoryError:
                 raise CoresiftError(
                     Reason.OVERLOADED,
-                    f"{self._device} has no room left for work beside the vectors",
+                    f"{self.device} has no room left for work beside the vectors",
                     retry_after_s=_WAIT_S,
                 ) from None
 

@@ -43,12 +43,13 @@ def finish(
     parent: Pool | None,
     content: str,
     partial: Path,
+    device: str,
     report: Progress,
 ) -> Manifest:
     """Write all that follows from the vectors; the newest segment lies in row order yet.
 
     ``content`` is the hash of its vectors; ``partial`` is where the neighbour table comes to be,
-    and stays there beside the one in the directory.
+    and stays there beside the one in the directory; ``device`` is where its products are taken.
     """
     clusters, centroids = _cluster(directory, draft, parent, report)
     draft = replace(draft, clusters=len(centroids))
@@ -65,6 +66,8 @@ def finish(
         lists = centroid_rows(centroids, draft.metric)
         draft = replace(draft, probes=probes_for_recall(pool, lists, clusters))
     if draft.neighbours:
+        if device != "cpu":
+            pool = VectorRows(segments, draft.metric, draft.max_norm, device)
         work, facts = _table_work(draft, pool, parent, clusters, centroids, report)
         key = hashlib.sha256(json.dumps([content, *facts]).encode()).hexdigest()
         _write_neighbours(directory, draft, work, partial, key, report)

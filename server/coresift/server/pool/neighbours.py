@@ -10,6 +10,7 @@ import numpy as np
 
 from coresift.server.arrays import Rows
 from coresift.server.pool.half_gain import half_pays
+from coresift.server.pool.parallel import in_order
 from coresift.server.pool.rows import VectorRows
 from coresift.server.pool.search import QUERY_ROWS, exact_search, scan_all
 from coresift.server.pool.shortlist import Shortlist
@@ -68,14 +69,20 @@ class ExactTable:
 
     def work(self, chunks: Sequence[Chunk]) -> Iterator[tuple[Rows, Rows]]:
         """Rows, int32 [m], and their neighbours, int32 [m, k], chunk by chunk."""
-        half_pays(QUERY_ROWS, self.pool.items, self.pool.dimension, wait=True)
-        for start, end in chunks:
-            rows = np.arange(start, end, dtype=np.int32)
-            if end <= len(self.old):
-                yield rows, self._extended(rows, self.old[start:end])
-            else:
-                found, _ = exact_search(self.pool, self.pool.fetch(rows), self.k + 1)
-                yield rows, without_self(found, rows)
+        if self.pool.is_on_device:
+            # What decides takes longer on one core here than the products do there.
+            yield from in_order(self._chunk, chunks)
+        else:
+            half_pays(QUERY_ROWS, self.pool.items, self.pool.dimension, wait=True)
+            yield from map(self._chunk, chunks)
+
+    def _chunk(self, chunk: Chunk) -> tuple[Rows, Rows]:
+        start, end = chunk
+        rows = np.arange(start, end, dtype=np.int32)
+        if end <= len(self.old):
+            return rows, self._extended(rows, self.old[start:end])
+        found, _ = exact_search(self.pool, self.pool.fetch(rows), self.k + 1)
+        return rows, without_self(found, rows)
 
     def _extended(self, rows: Rows, old: Rows) -> Rows:
         """The k nearest among the old ones and the rows that came later."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,10 +14,12 @@ import pyarrow as pa
 from coresift.server.arrays import Bools, Float32s, Float64s, Int64s, Rows
 from coresift.server.errors import CoresiftError, Reason, StartError, invalid
 from coresift.server.pool import layout
+from coresift.server.pool.between import rows_between
 from coresift.server.pool.checksums import FileChecksum, check_all, check_sample, read_checksums
 from coresift.server.pool.clusters import centroid_rows
 from coresift.server.pool.filter_syntax import parse_filter
 from coresift.server.pool.filters import rows_where
+from coresift.server.pool.gathered import Gathering
 from coresift.server.pool.groups import ColumnGroups
 from coresift.server.pool.ids import ItemIds
 from coresift.server.pool.manifest import Manifest, read_manifest
@@ -28,6 +30,7 @@ from coresift.server.pool.search import exact_search, list_search
 from coresift.server.pool.segment import map_array, open_segment
 from coresift.server.pool.writer import MAX_NORM
 
+G = TypeVar("G")
 T = TypeVar("T")
 
 
@@ -41,6 +44,8 @@ class Pool:
         self.ids = ItemIds.open(directory, n)
         segments = [open_segment(directory, manifest, i) for i in range(len(manifest.segments))]
         self._vectors = VectorRows(segments, manifest.metric, manifest.max_norm, device)
+        self.gathering = Gathering(self._vectors)
+        """Brings rows together for products of many with many."""
         shape = (manifest.clusters, manifest.dimension)
         self.centroids: Float32s = map_array(directory / layout.CENTROIDS, np.float32, shape)
         """float32 [clusters, d]."""
@@ -129,14 +134,13 @@ class Pool:
         Read from the pool's table where that is wide enough, at its ``neighbours_recall``.
         """
         own: Rows = np.asarray(rows, np.int32)
-        vectors = self._vectors.fetch(own)
         count = min(k, self.manifest.items - 1)
         if count == 0:
             return np.empty((len(own), 0), np.int32)
         table = self.neighbour_table
         if table is not None and table.shape[1] >= count:
             return np.ascontiguousarray(table[own, :count])
-        found, _ = self.search(vectors, count + 1, stop=stop)
+        found, _ = self.search(self._vectors.fetch(own), count + 1, stop=stop)
         return without_self(found, own)
 
     def similarities(self, rows: Rows, vectors: Float32s, which: Int64s) -> Float64s:
@@ -153,6 +157,32 @@ class Pool:
         ``stop`` is asked between blocks and ends the scan with `Cancelled`.
         """
         return self._vectors.scan(visit, stop=stop)
+
+    def scan_around(
+        self, first: int, visit: Callable[[Block, G], T], given: Iterable[G]
+    ) -> Iterator[T]:
+        """As `VectorRows.scan_around`; there are `block_count` blocks."""
+        return self._vectors.scan_around(first, visit, given)
+
+    @property
+    def block_count(self) -> int:
+        """Into how many blocks a scan takes the pool."""
+        return len(self._vectors.blocks())
+
+    @property
+    def is_on_device(self) -> bool:
+        """Whether products are taken on a torch device, and `between` is to be had."""
+        return self._vectors.is_on_device
+
+    def between(
+        self,
+        weights: Float32s,
+        bounds: Callable[[], tuple[float, float]],
+        *,
+        stop: Stop | None = None,
+    ) -> Iterator[tuple[Rows, Float32s]]:
+        """Rows whose product with a column float32 [d] is within bounds, as `rows_between`."""
+        return rows_between(self._vectors, weights, bounds, stop)
 
     def mean(self, *, stop: Stop | None = None) -> Float64s:
         """The mean of all rows as `fetch` returns them, float64 [d], read-only.

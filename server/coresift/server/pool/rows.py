@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import cycle
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +19,8 @@ from coresift.server.pool.half import HalfRows
 from coresift.server.pool.parallel import in_order
 from coresift.server.pool.segment import Segment
 
+A = TypeVar("A")
+G = TypeVar("G")
 T = TypeVar("T")
 
 Stop = Callable[[], bool]
@@ -72,6 +76,8 @@ class VectorRows:
         self.halves = tuple(
             HalfRows(segment, metric) if device == "cpu" else None for segment in segments
         )
+        self.is_on_device = device != "cpu"
+        """Whether they live on a torch device: what leaves it takes its time."""
         self.metric: Metric = metric
         self.max_norm = max_norm
         self.items = sum(segment.items for segment in segments)
@@ -97,16 +103,39 @@ class VectorRows:
 
         ``visit`` runs on several threads at once.
         """
-        for segment, compute in zip(self.segments, self.computes, strict=True):
 
-            def work(
-                span: tuple[int, int], segment: Segment = segment, compute: Compute = compute
-            ) -> T:
-                check(stop)
-                return visit(Block(segment, compute, *span))
+        def work(block: Callable[[], Block]) -> T:
+            check(stop)
+            return visit(block())
 
-            spans = self.spans(segment.items, compute)
-            yield from in_order(work, spans) if compute.spread else map(work, spans)
+        return self._spread(work, self.blocks())
+
+    def scan_around(
+        self, first: int, visit: Callable[[Block, G], T], given: Iterable[G]
+    ) -> Iterator[T]:
+        """What ``visit`` makes of each block, from the ``first`` on and around, with what is given
+        for it, until nothing more is given. That is asked for on this thread, some blocks ahead."""
+
+        def work(part: tuple[Callable[[], Block], G]) -> T:
+            block, with_it = part
+            return visit(block(), with_it)
+
+        blocks = self.blocks()
+        around = cycle([*blocks[first:], *blocks[:first]])
+        # What is given comes first: nothing of it is lost.
+        return self._spread(work, ((next(around), with_it) for with_it in given))
+
+    def blocks(self) -> list[Callable[[], Block]]:
+        """All blocks, in a fixed order; whoever works on one makes it."""
+        return [
+            partial(Block, segment, compute, *span)
+            for segment, compute in zip(self.segments, self.computes, strict=True)
+            for span in self.spans(segment.items, compute)
+        ]
+
+    def _spread(self, work: Callable[[A], T], parts: Iterable[A]) -> Iterator[T]:
+        on_cores = all(compute.spread for compute in self.computes)
+        return in_order(work, parts) if on_cores else map(work, parts)
 
     def spans(self, items: int, compute: Compute) -> Iterator[tuple[int, int]]:
         """Half-open blocks of ``items`` slots."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from coresift.server.pool.canonical import Metric
 from coresift.server.pool.parallel import in_order
 from coresift.server.pool.rows import Stop, check
 from coresift.server.pool.thresholds import SPREAD, lower_bounds, places
+
+V = TypeVar("V")
 
 PROBES = 16
 """Lists that each list is compared with, itself among them."""
@@ -24,8 +27,36 @@ COLUMNS = 8_192
 d = 256, stay with the allocator."""
 
 
+Found = tuple[Int64s, Int64s, Float32s]
+"""Numbers 0..m-1 of some items, ascending, beside them numbers of others, ascending for each item,
+and the inner products."""
+
+
+class Products(Protocol[V]):
+    """Inner products of items, by their positions. Called on several threads."""
+
+    @property
+    def breadth(self) -> int:
+        """How many times larger than `ROWS` and `COLUMNS` the sides of a product should be."""
+        ...
+
+    def these(self, positions: Int64s) -> V:
+        """Items as `largest` takes them."""
+        ...
+
+    def largest(
+        self, mine: V, others: Int64s, own: tuple[Int64s, Int64s], floor: Float32s, k: int
+    ) -> Found:
+        """Of each of ``mine`` at least the k largest products with others that reach its floor.
+
+        A few times k a row at most, however many tie; of ties the first. ``own`` are the pairs of
+        an item and itself, which do not count.
+        """
+        ...
+
+
 def self_join(
-    vectors: Callable[[Int64s], Float32s],
+    products: Products[Any],
     clusters: Rows,
     centroids: Float32s,
     k: int,
@@ -46,7 +77,7 @@ def self_join(
     0.91 and 0.93 with 16, 24 and 32 at a million. Time grows with probes x n^1.5.
 
     Args:
-        vectors: gives the vectors of positions, float32 [m, d]; called on several threads.
+        products: of the items, on the host or on a device.
         clusters: int32 [n], of each item.
         centroids: float32 [c, d], of length 1.
         k: 1..n - 1.
@@ -61,9 +92,9 @@ def self_join(
     def join(span: tuple[int, int, int]) -> tuple[Int64s, Rows, Float32s]:
         number, start, end = span
         mine = lists.order[start:end]
-        return mine, *_nearest(vectors, mine, lists.around(number, probes, k), k, stop)
+        return mine, *_nearest(products, mine, lists.around(number, probes, k), k, stop)
 
-    yield from in_order(join, lists.chunks(ROWS))
+    yield from in_order(join, lists.chunks(ROWS * products.breadth))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,31 +159,49 @@ class Lists:
         return np.concatenate(parts)
 
 
+@dataclass(frozen=True, slots=True)
+class HostProducts:
+    """Products of vectors.
+
+    Attributes:
+        these: gives those of positions, float32 [m, d].
+    """
+
+    these: Callable[[Int64s], Float32s]
+    breadth: ClassVar[int] = 1
+
+    def largest(
+        self, mine: Float32s, others: Int64s, own: tuple[Int64s, Int64s], floor: Float32s, k: int
+    ) -> Found:
+        products = mine @ self.these(others).T
+        products[own] = -np.inf
+        if len(others) >= k:
+            floor = np.maximum(floor, lower_bounds(products, k))
+        rows, columns = _some_above(products, floor, k)
+        return rows, columns, products[rows, columns]
+
+
 def _nearest(
-    vectors: Callable[[Int64s], Float32s],
+    products: Products[Any],
     mine: Int64s,
     others: Int64s,
     k: int,
     stop: Stop | None,
 ) -> tuple[Rows, Float32s]:
     """The k nearest of ``others`` (more than k) of each of ``mine``, themselves excluded."""
-    queries, others = vectors(mine), np.sort(others)
+    queries, others, step = products.these(mine), np.sort(others), COLUMNS * products.breadth
     least = np.full(len(mine), -np.inf, np.float32)
     rows, found, values = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
-    for start in range(0, len(others), COLUMNS):
+    for start in range(0, len(others), step):
         check(stop)
-        part = others[start : start + COLUMNS]
-        products = queries @ vectors(part).T
+        part = others[start : start + step]
         _, own, at = np.intersect1d(mine, part, assume_unique=True, return_indices=True)
-        products[own, at] = -np.inf
         # Positions rise from part to part: what only equals the k-th so far comes after it.
         floor = np.nextafter(least, np.float32(np.inf))
-        if len(part) >= k:
-            np.maximum(floor, lower_bounds(products, k), out=floor)
-        new, columns = _some_above(products, floor, k)
+        new, columns, more = products.largest(queries, part, (own, at), floor, k)
         rows = np.concatenate([rows, new])
         found = np.concatenate([found, part[columns]])
-        values = np.concatenate([values, products[new, columns]])
+        values = np.concatenate([values, more])
         order = np.lexsort((-values, rows))  # stable: ties stay by position
         place = np.arange(len(order)) - np.searchsorted(rows[order], rows[order])
         last = order[place == k - 1]

@@ -33,7 +33,7 @@ class Shortlist:
         self._rows = [np.empty(0, np.int32)]
         self._values = [np.empty(0, np.float32)]
         self._size = 0
-        self._limit = 3 * k * len(vectors) // 2
+        self._limit = k * len(vectors)  # the first block sets floors for all others
 
     def add(self, queries: Int64s, rows: Rows, values: Float32s) -> None:
         """Consider pairs; each pair may come once."""

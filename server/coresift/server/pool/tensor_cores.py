@@ -123,7 +123,7 @@ class TensorCoreCompute(DeviceCompute):
 
     def column(self, weights: Float32s) -> Column:
         # Two parts take no longer than one: it is the rows that take the time.
-        split = Split.of(weights[None, :], 2, self._device)
+        split = Split.of(weights[None, :], 2, self.device)
         return Column(self._upload(weights[:, None]), split, float(split.error(self._longest)[0]))
 
     def _between(
@@ -152,7 +152,7 @@ class TensorCoreCompute(DeviceCompute):
 
         exact, lowest = self._upload(queries), self._upload(floor)
         # One part: what it loses lets more pairs through, but a second one would take as long.
-        split = Split.of(queries, 1, self._device)
+        split = Split.of(queries, 1, self.device)
         error = self._error(split, exact)
         rough = self._from_products(split.lines(self._rows[start:stop]), start, stop, exact)
         least = lowest.double() - error
@@ -189,7 +189,7 @@ class TensorCoreCompute(DeviceCompute):
         """Float32 similarities of the pairs (slots[i], queries[numbers[i]]), [n]."""
         import torch
 
-        values = torch.empty(len(slots), dtype=torch.float32, device=self._device)
+        values = torch.empty(len(slots), dtype=torch.float32, device=self.device)
         step = max(1, _PAIRS // queries.shape[1])
         for start in range(0, len(slots), step):
             part = slice(start, start + step)

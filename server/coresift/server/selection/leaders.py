@@ -9,6 +9,7 @@ whoever else takes part in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -16,10 +17,15 @@ import numpy as np
 from coresift.server.arrays import Bools, Float32s, Rows
 from coresift.server.head import Head
 from coresift.server.pool.parallel import in_order
-from coresift.server.pool.pool import Pool
-from coresift.server.pool.rows import Block, Stop
-from coresift.server.selection.shortlist import Columns, Scored, canonical, score_error
-from coresift.server.selection.strategy import Floats, Part, Scorer
+from coresift.server.pool.rows import Block
+from coresift.server.selection.shortlist import (
+    UNIT32,
+    Columns,
+    Scored,
+    canonical,
+    score_error,
+)
+from coresift.server.selection.strategy import Floats, OfOneLogit, Part, Scorer
 
 PIECE = 2_048
 """Rows scored again at a time: a saturated head may leave much of a pool on the shortlist."""
@@ -59,6 +65,27 @@ class Leaders:
         self._near: list[Near] = []
         self._held, self._room = 0, 4 * depth + 4096
         self._error: Exception | None = None
+
+    @property
+    def column(self) -> Float32s | None:
+        """Weights float32 [d], where the score is a function of the one product with them."""
+        weights = self.columns.weights
+        is_one = self._interval is not None and len(self.columns.offset) == 1
+        return weights[:, 0] if is_one and weights is not None else None
+
+    @cached_property
+    def _interval(self) -> Callable[[float], tuple[float, float]] | None:
+        return self._scorer.interval if isinstance(self._scorer, OfOneLogit) else None
+
+    def bounds(self) -> tuple[float, float]:
+        """Between which products with the `column` all rows lie that may be among the best; they
+        draw nearer with what is added."""
+        if self._interval is None:
+            return -np.inf, np.inf
+        low, high = self._interval(self._floor)
+        offset = float(self.columns.offset[0])
+        rounding = 4 * UNIT32 * (abs(self._floor) + abs(offset))  # of the sum and of the bounds
+        return low - offset - rounding, high - offset + rounding
 
     def look(self, part: Part) -> Near:
         """The rows of a part that may be among the best, for `add`. On any thread: where the floor
@@ -135,24 +162,29 @@ def show(leaders: Leaders, parts: Iterable[Part]) -> None:
             return
 
 
-def show_pool(pool: Pool, several: Sequence[Leaders], stop: Stop | None = None) -> None:
-    """Show every row of the pool to all, in one pass over its vectors.
+class Together:
+    """Several leaders whose columns stand side by side in one product."""
 
-    Their columns stand side by side in one product a block. The pass ends when all are over;
-    ``stop`` as in `Pool.scan`.
-    """
-    columns = Columns.joined([leaders.columns for leaders in several])
-    ends = np.cumsum([0, *(len(leaders.columns.offset) for leaders in several)]).tolist()
+    def __init__(self, several: Sequence[Leaders]) -> None:
+        self.leaders = tuple(several)
+        self._columns = Columns.joined([leaders.columns for leaders in several])
+        ends = np.cumsum([0, *(len(leaders.columns.offset) for leaders in several)])
+        self._spans = list(pairwise(ends.tolist()))
 
-    def visit(block: Block) -> list[Near]:
-        products = columns.part(block.rows, block.product).logits
+    def look(self, block: Block) -> list[Near]:
+        """What each of them finds in a block, for `add`. On any thread."""
+        products = self._columns.part(block.rows, block.product).logits
         return [
             leaders.look(leaders.columns.split(block.rows, products[:, start:end]))
-            for leaders, (start, end) in zip(several, pairwise(ends), strict=True)
+            for leaders, (start, end) in zip(self.leaders, self._spans, strict=True)
         ]
 
-    for found in pool.scan(visit, stop=stop):
-        for leaders, near in zip(several, found, strict=True):
+    def add(self, found: Sequence[Near]) -> None:
+        """Keep what they found. On one thread at a time."""
+        for leaders, near in zip(self.leaders, found, strict=True):
             leaders.add(near)
-        if all(leaders.is_over for leaders in several):
-            return
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody looks any more."""
+        return all(leaders.is_over for leaders in self.leaders)

@@ -1,4 +1,7 @@
-"""The nearest of a growing list of centres to each of many rows, by float32 products."""
+"""The nearest of a growing list of centres to each of many rows, by float32 products.
+
+These are taken where the pool's vectors live; what they leave open is decided here, in float64.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coresift.server.arrays import Bools, Float32s, Float64s, Int64s, Rows
+from coresift.server.pool.gathered import Gathered
 from coresift.server.pool.parallel import CORES, in_order
 from coresift.server.pool.pool import Pool
 from coresift.server.pool.rows import Stop, check
@@ -14,7 +18,8 @@ from coresift.server.selection.coverage import nearest, pair_distances, pair_nea
 from coresift.server.selection.priority import priorities
 
 BLOCK = 2_048
-"""Most candidates of one float32 product, where their vectors stay within `NUMBERS` numbers."""
+"""Most candidates of one float32 product, where their vectors stay within `NUMBERS` numbers. On a
+device that wants larger products all these are `Gathering.breadth` times as large."""
 NUMBERS = 2**19
 CENTRES = 512
 """Centres of one float32 product."""
@@ -28,7 +33,7 @@ NEAR = 4
 class _Block:
     """Some candidates with what is known of them; each array is a copy."""
 
-    X: Float32s
+    X: Gathered
     norms: Float64s
     gaps: Float64s
     nearest: Rows
@@ -71,8 +76,10 @@ class NearestCentres:
         self.is_exact = np.ones(len(candidates), np.bool_)
         self.is_taken = np.zeros(len(candidates), np.bool_)
         self.looks = 0
-        dimension = pool.manifest.dimension
-        self._step = max(1, min(BLOCK, NUMBERS // dimension))
+        dimension, breadth = pool.manifest.dimension, pool.gathering.breadth
+        self._step = max(1, min(BLOCK, NUMBERS // dimension) * breadth)
+        self._centres = CENTRES * breadth
+        self._pairs = PAIRS * breadth**2
         # As `coverage.slack`, for one inner product in float32 and one square.
         unit = 2 * (dimension + 16) * 2.0**-24
         self.slack = unit * pool.max_norm**2 + dimension * 2.0**-120
@@ -113,21 +120,23 @@ class NearestCentres:
         """
         places = places[np.argsort(self.seen[places], kind="stable")]
         fresh = np.minimum(len(self.centres) - self.seen[places], ahead)
-        count = int(np.searchsorted(np.cumsum(fresh, dtype=np.int64), PAIRS)) + self._step
+        count = int(np.searchsorted(np.cumsum(fresh, dtype=np.int64), self._pairs)) + self._step
         places = places[:count]
         self.looks += len(places)
-        step = min(self._step, max(64, -(-len(places) // (2 * CORES))))
+        spread, step = self._pool.gathering.spread, self._step
+        if spread:
+            step = min(step, max(64, -(-len(places) // (2 * CORES))))
         parts = [places[start : start + step] for start in range(0, len(places), step)]
 
         def compare(part: Int64s) -> None:
             self._compare(part, ahead)
 
-        for _ in in_order(compare, parts):
+        for _ in in_order(compare, parts) if spread else map(compare, parts):
             pass
 
     def many(self) -> int:
         """Candidates that one `look` at all centres takes at most."""
-        return max(self._step, PAIRS // max(1, len(self.centres)))
+        return max(self._step, self._pairs // max(1, len(self.centres)))
 
     def refine(self, places: Int64s) -> None:
         """Make gaps exact."""
@@ -151,27 +160,22 @@ class NearestCentres:
         """As `look`, of candidates whose first has seen the fewest centres. Safe on threads."""
         first = int(self.seen[places[0]])
         last = min(first + ahead, len(self.centres))
-        X = self.vectors(places)
+        X = self._pool.gathering.of(self._candidates[places])
         if first == 0:
-            self._norms[places] = _squared_norms(X)
+            self._norms[places] = X.squares()
         known = self._norms[places], self.gaps[places], self.nearest[places], self.is_exact[places]
         block = _Block(X, *known)
-        for start in range(first, last, CENTRES):
+        for start in range(first, last, self._centres):
             check(self._stop)
-            self._meet(block, start, self._pool.fetch(self.centres[start : start + CENTRES]))
+            some = self.centres[start : min(start + self._centres, last)]
+            self._meet(block, start, self._pool.gathering.of(some))
         self.gaps[places], self.nearest[places] = block.gaps, block.nearest
         self.is_exact[places] = block.is_exact
         self.seen[places] = np.maximum(self.seen[places], last)
 
-    def _meet(self, block: _Block, start: int, C: Float32s) -> None:
+    def _meet(self, block: _Block, start: int, C: Gathered) -> None:
         """Gaps after the centres C, whose numbers begin at ``start``."""
-        rows = np.arange(len(block.X))
-        products = block.X @ C.T
-        products -= _squared_norms(C).astype(np.float32) / 2
-        which = products.argmax(axis=1)
-        best = products[rows, which]
-        products[rows, which] = -np.inf
-        second = products[rows, products.argmax(axis=1)]
+        which, best, second = block.X.closest(C)
         squares, before = block.norms - 2.0 * best, block.gaps**2
         may_be_nearer = squares <= before + self.slack
         is_nearer = (squares < before - 3 * self.slack) & (second < best - self.slack)
@@ -180,22 +184,23 @@ class NearestCentres:
         block.nearest[clear] = start + which[clear]
         block.is_exact[clear] = False
         open_ = np.flatnonzero(may_be_nearer & ~is_nearer)
-        if not len(open_):
-            return
-        products[rows, which] = best
-        near = np.flatnonzero(products[open_] >= best[open_, None] - self.slack)
-        self._decide(block, start, C, open_, near)
+        if len(open_):
+            self._decide(block, start, C, open_, best[open_] - np.float32(self.slack))
 
-    def _decide(self, block: _Block, start: int, C: Float32s, rows: Int64s, near: Int64s) -> None:
-        """Of rows of a block the nearest centre exactly; ``near`` are the places, in the matrix
-        of these rows by C, of all pairs that may be nearest."""
+    def _decide(
+        self, block: _Block, start: int, C: Gathered, rows: Int64s, least: Float32s
+    ) -> None:
+        """Of rows of a block the nearest centre exactly: it is as near as ``least`` in float32."""
         self._refine(block, rows)
-        X = block.X[rows]
-        if len(near) <= NEAR * len(rows):
-            which, away = pair_nearest(X, C, *np.divmod(near, len(C)))
+        X = block.X.vectors(rows)
+        pairs = block.X.near(rows, C, least, NEAR * len(rows))
+        if pairs is not None:
+            at, of = pairs
+            first, away = pair_nearest(X, C.vectors(of), at, np.arange(len(of)))
+            which = of[first]
         else:
-            wide = X.astype(np.float64), C.astype(np.float64)
-            which, away = nearest(*wide, self._pool.max_norm)
+            wide = C.vectors(np.arange(len(C))).astype(np.float64)
+            which, away = nearest(X.astype(np.float64), wide, self._pool.max_norm)
         closer = away < block.gaps[rows]
         block.gaps[rows[closer]] = away[closer]
         block.nearest[rows[closer]] = start + which[closer]
@@ -203,13 +208,8 @@ class NearestCentres:
     def _refine(self, block: _Block, rows: Int64s) -> None:
         """Make gaps of a block exact."""
         rows = rows[~block.is_exact[rows]]
-        block.gaps[rows] = self.exact_gaps(block.X[rows], block.nearest[rows])
+        block.gaps[rows] = self.exact_gaps(block.X.vectors(rows), block.nearest[rows])
         block.is_exact[rows] = True
-
-
-def _squared_norms(X: Float32s) -> Float64s:
-    wide = X.astype(np.float64)
-    return np.asarray(np.vecdot(wide, wide))
 
 
 def _distinct(pool: Pool, rows: Rows, stop: Stop | None) -> Rows:

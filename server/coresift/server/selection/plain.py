@@ -22,7 +22,7 @@ from coresift.server.selection.strategy import (
     Setting,
     Situation,
 )
-from coresift.server.selection.uncertainty import LogitScorer
+from coresift.server.selection.uncertainty import OneLogitScorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,12 @@ class MostLikelyPositive:
         return None
 
     def prepare(self, situation: Situation) -> Scorer:
-        return LogitScorer(lambda logits: logits[:, 0], lambda classes: 1.0, np.ones_like)
+        return OneLogitScorer(
+            lambda logits: logits[:, 0],
+            lambda classes: 1.0,
+            np.ones_like,
+            lambda least: (least, np.inf),
+        )
 
 
 Of = Literal["column", "max_entropy", "margin", "least_confidence"]

@@ -151,6 +151,15 @@ class Differentiable(Protocol):
         ...
 
 
+@runtime_checkable
+class OfOneLogit(Protocol):
+    """A scorer whose score is a function of the one logit of a binary head."""
+
+    def interval(self, least: float) -> tuple[float, float]:
+        """Between which logits, both included, all lie whose score is ``least`` or more."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Ranked:
     """The first rows of an order.

@@ -147,16 +147,13 @@ class Traversal:
         gaps, width = self._state.gaps, self._width
         if len(gaps) <= width:
             return _Frontier(np.arange(len(gaps)), -np.inf, 0)
-        least = np.partition(gaps, len(gaps) - width)[len(gaps) - width]
-        above = np.flatnonzero(gaps > least)
-        ties = np.flatnonzero(gaps == least)
+        outside = np.partition(gaps, len(gaps) - width - 1)[len(gaps) - width - 1]
+        near = np.flatnonzero(gaps >= outside)
+        is_above = gaps[near] > outside
+        above, ties = near[is_above], near[~is_above]
         room = width - len(above)
         places = np.sort(np.concatenate([above, ties[:room]]))
-        if len(ties) > room:
-            return _Frontier(places, float(least), int(ties[room]))
-        below = np.where(gaps < least, gaps, -np.inf)
-        ahead = int(below.argmax())
-        return _Frontier(places, float(below[ahead]), ahead)
+        return _Frontier(places, float(outside), int(ties[room]))
 
     def _take_from(self, frontier: _Frontier, wanted: int) -> list[tuple[int, float]]:
         """Choices while they lie beyond all that is outside; perhaps none, but exact gaps."""

@@ -75,6 +75,17 @@ class LogitScorer:
         return Slopes(self.slope(logits), np.zeros((len(logits), 0)))
 
 
+@dataclass(frozen=True, slots=True)
+class OneLogitScorer(LogitScorer):
+    """The same for the one logit of a binary head.
+
+    Attributes:
+        interval: as in `OfOneLogit`.
+    """
+
+    interval: Callable[[float], tuple[float, float]]
+
+
 def _constant(value: float) -> Callable[[int], float]:
     return lambda classes: value
 
@@ -166,8 +177,11 @@ def _over_columns(
     )
 
 
-BINARY = LogitScorer(
-    lambda logits: -np.abs(logits[:, 0]), _constant(1.0), lambda logits: -np.sign(logits)
+BINARY = OneLogitScorer(
+    lambda logits: -np.abs(logits[:, 0]),
+    _constant(1.0),
+    lambda logits: -np.sign(logits),
+    lambda least: (least, -least),
 )
 """``-|logit|``: the order of entropy, margin and least confidence for two classes."""
 

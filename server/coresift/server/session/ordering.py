@@ -9,7 +9,8 @@ import numpy as np
 
 from coresift.server.arrays import Bools, Rows
 from coresift.server.pool.pool import Pool
-from coresift.server.selection.leaders import Leaders, show, show_pool
+from coresift.server.selection.circular_scan import show_pool
+from coresift.server.selection.leaders import Leaders, show
 from coresift.server.selection.registry import Choice, strategy_of
 from coresift.server.selection.shortlist import Scored, predicted_classes
 from coresift.server.selection.strategy import Ranker, Situation

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from coresift.server.pool.pool import Pool
-from coresift.server.selection.leaders import Leaders, show_pool
+from coresift.server.selection.circular_scan import show_pool
+from coresift.server.selection.leaders import Leaders
 
 T = TypeVar("T")
 

@@ -94,9 +94,9 @@ class Workers:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 
-    async def joined(self, task: asyncio.Task[T]) -> T:
-        """Await what `begin` started, which goes on if this caller goes away, and hold no permit
-        meanwhile."""
+    async def joined(self, task: asyncio.Future[T]) -> T:
+        """Await what `begin` started, or a part of it, which goes on if this caller goes away, and
+        hold no permit meanwhile."""
         call = CALL.get()
         if call.permit is not None:
             call.permit.pause()
