@@ -23,9 +23,9 @@ from coresift.client import All, Client, Seals
 from coresift.server.artifacts import Artifacts
 from coresift.server.pool.builder import BuildOptions, build_pool
 from coresift.server.pool.pool import Pool
-from coresift.server.session.materials import Loader
-from coresift.server.session.pools import Pools as LoadedPools
 from coresift.server.session.replay import read_log, replay
+from coresift.server.session.setup.materials import Loader
+from coresift.server.session.setup.pools import Pools as LoadedPools
 from coresift.server.state.entries import Entry
 from coresift.server.state.redis_store import RedisStore
 

@@ -24,15 +24,15 @@ from coresift.server.selection.candidates import (
 )
 from coresift.server.selection.registry import BATCH_POLICIES, STRATEGIES, Choice, strategy_of
 from coresift.server.selection.strategy import Setting
-from coresift.server.session import candidates as candidate_module
-from coresift.server.session.candidates import Candidates, candidates_of, seeds_of
-from coresift.server.session.config import BatchConfig, Component, SessionConfig
-from coresift.server.session.labels import ClassSets, pack_class, pack_sets
-from coresift.server.session.materials import HashOrder, Materials
-from coresift.server.session.ordering import rank
-from coresift.server.session.ranking import PickReason, Ranking
-from coresift.server.session.snapshot import Snapshot, head_state
-from coresift.server.session.view import View
+from coresift.server.session.ranking import candidates as candidate_module
+from coresift.server.session.ranking.candidates import Candidates, candidates_of, seeds_of
+from coresift.server.session.ranking.ordering import rank
+from coresift.server.session.ranking.ranking import PickReason, Ranking
+from coresift.server.session.setup.config import BatchConfig, Component, SessionConfig
+from coresift.server.session.setup.materials import HashOrder, Materials
+from coresift.server.session.view.labels import ClassSets, pack_class, pack_sets
+from coresift.server.session.view.snapshot import Snapshot, head_state
+from coresift.server.session.view.view import View
 from coresift.server.state.entries import GrantEntry, LabelsEntry, ReleaseEntry
 from coresift.server.state.store import Release
 

@@ -10,7 +10,7 @@ import structlog
 from coresift.server.rpc.admission import Admission
 from coresift.server.rpc.health import NOT_SERVING, SERVING, Health
 from coresift.server.rpc.services import Services
-from coresift.server.session.view_files import ViewFiles
+from coresift.server.session.view.view_files import ViewFiles
 from coresift.server.state.store import Store
 
 log = structlog.get_logger()

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from tests.fault.history.operations import Operation, rows_of, value_of
 from tests.fault.history.record import READS, Remains
 
-from coresift.server.session.config import SessionConfig
 from coresift.server.session.replay import Report
+from coresift.server.session.setup.config import SessionConfig
 from coresift.server.state.entries import (
     ConfigEntry,
     Entry,

@@ -11,7 +11,7 @@ from tests.fault.history.evidence import Evidence, Finding
 from tests.fault.history.model import Hold, holds_of, walk
 from tests.fault.history.operations import Operation, lease_ms_of, milliseconds, row_of, rows_of
 
-from coresift.server.session.config import SessionConfig
+from coresift.server.session.setup.config import SessionConfig
 from coresift.server.state.entries import (
     ConfigEntry,
     Entry,

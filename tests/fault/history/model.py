@@ -1,7 +1,7 @@
 """A session as its log says it must be, in plain Python.
 
-Written apart from the scripts and from `coresift.server.session.view`, so that the three can be
-compared.
+Written apart from the scripts and from `coresift.server.session.view.view`, so that the three can
+be compared.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from coresift.server.session.config import SessionConfig
+from coresift.server.session.setup.config import SessionConfig
 from coresift.server.state.entries import (
     ConfigEntry,
     Entry,

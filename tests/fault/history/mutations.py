@@ -14,7 +14,7 @@ from typing import Any
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.rpc import label_messages
 from coresift.server.session.batches import Batches
-from coresift.server.session.view import View
+from coresift.server.session.view.view import View
 from coresift.server.state import scripts
 from coresift.server.state.entries import Entry
 from coresift.server.state.label_operations import LabelOperations

@@ -18,9 +18,9 @@ from coresift.server.artifacts import Artifacts
 from coresift.server.errors import CoresiftError
 from coresift.server.pool.parallel import limit_blas
 from coresift.server.pool.pool import Pool
-from coresift.server.session.materials import Loader
-from coresift.server.session.pools import Pools
 from coresift.server.session.replay import Report, read_log, replay
+from coresift.server.session.setup.materials import Loader
+from coresift.server.session.setup.pools import Pools
 from coresift.server.state.entries import unpack_entry
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.redis_store import RedisStore

@@ -7,8 +7,8 @@ from collections import Counter
 from tests.fault.history.evidence import Evidence, Finding
 from tests.fault.history.model import whole
 
-from coresift.server.session.config import SessionConfig
-from coresift.server.session.view import View
+from coresift.server.session.setup.config import SessionConfig
+from coresift.server.session.view.view import View
 from coresift.server.state.entries import ConfigEntry
 from coresift.server.state.store import Settings
 

@@ -18,8 +18,8 @@ from tests.fault.history.operations import operations_of, rows_of, value_of
 from tests.fault.history.record import READS, Attempt, Outcome, Remains
 
 from coresift.server.head import Task
-from coresift.server.session.config import SessionConfig
 from coresift.server.session.replay import Report
+from coresift.server.session.setup.config import SessionConfig
 from coresift.server.state.entries import (
     ConfigEntry,
     Entry,

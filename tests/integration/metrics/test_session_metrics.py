@@ -16,7 +16,7 @@ from tests.fixtures.sessions import a_request
 from coresift.server.head import Task
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All, Seals
-from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets
+from coresift.server.session.view.labels import UNSURE, ClassSets, pack_class, pack_sets
 from coresift.server.state.store import RETRACTION, LabelWrite, Release
 
 NO, YES = pack_class(0), pack_class(1)

@@ -19,9 +19,9 @@ from tests.fixtures.servers import Pools, Replicas, ServerProcess, is_spam
 from coresift.client import All, Client, Outcome, Phase, Seals
 from coresift.server.artifacts import Artifacts
 from coresift.server.pool.pool import Pool
-from coresift.server.session.materials import Loader
-from coresift.server.session.pools import Pools as LoadedPools
 from coresift.server.session.replay import read_log, replay
+from coresift.server.session.setup.materials import Loader
+from coresift.server.session.setup.pools import Pools as LoadedPools
 from coresift.server.state.entries import GrantEntry, LabelsEntry
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.redis_store import RedisStore

@@ -18,8 +18,8 @@ from coresift.server.rpc import interceptor
 from coresift.server.rpc.admission import Admission
 from coresift.server.rpc.call_classes import LIMITS, CallClass
 from coresift.server.rpc.interceptor import CallInterceptor
-from coresift.server.session.call import CALL
-from coresift.server.session.workers import Workers
+from coresift.server.session.work.call import CALL
+from coresift.server.session.work.workers import Workers
 from coresift.v1 import selection_pb2 as pb
 from coresift.v1 import selection_pb2_grpc
 

@@ -32,24 +32,29 @@ from coresift.server.coreset.class_budgets import ClassBudgets
 from coresift.server.coreset.problem import Problem
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
-from coresift.server.session import (
+from coresift.server.session.coresets import (
     coreset_jobs,
     coreset_ledger,
     coreset_run,
     coreset_runner,
 )
-from coresift.server.session.coreset_inputs import Inputs
-from coresift.server.session.coreset_jobs import CoresetJobs
-from coresift.server.session.coreset_ledger import Ledger
-from coresift.server.session.coreset_plans import Planner
-from coresift.server.session.coreset_records import FORMAT, Heartbeat, Progress
-from coresift.server.session.coreset_requests import Asked, JobSpec, Targets
-from coresift.server.session.coreset_results import Result
-from coresift.server.session.coreset_room import QUEUED, Room
-from coresift.server.session.coreset_runner import Runner
-from coresift.server.session.labels import pack_class
-from coresift.server.session.signal_uploads import SignalChunk, SignalHeader, SignalKind, Upload
-from coresift.server.session.workers import Workers
+from coresift.server.session.coresets.coreset_inputs import Inputs
+from coresift.server.session.coresets.coreset_jobs import CoresetJobs
+from coresift.server.session.coresets.coreset_ledger import Ledger
+from coresift.server.session.coresets.coreset_plans import Planner
+from coresift.server.session.coresets.coreset_records import FORMAT, Heartbeat, Progress
+from coresift.server.session.coresets.coreset_requests import Asked, JobSpec, Targets
+from coresift.server.session.coresets.coreset_results import Result
+from coresift.server.session.coresets.coreset_room import QUEUED, Room
+from coresift.server.session.coresets.coreset_runner import Runner
+from coresift.server.session.signals.signal_uploads import (
+    SignalChunk,
+    SignalHeader,
+    SignalKind,
+    Upload,
+)
+from coresift.server.session.view.labels import pack_class
+from coresift.server.session.work.workers import Workers
 from coresift.server.state.keys import SpaceKeys
 from coresift.server.state.redis_store import RedisStore
 

@@ -12,8 +12,8 @@ import pytest
 from tests.fixtures.pools import make_pool
 from tests.fixtures.replicas import Replica, now
 
-from coresift.server.session.labels import pack_class
-from coresift.server.session.live import LiveSession
+from coresift.server.session.live.live import LiveSession
+from coresift.server.session.view.labels import pack_class
 
 NO, YES = pack_class(0), pack_class(1)
 

@@ -13,10 +13,10 @@ from tests.fixtures.replicas import Pair
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import Seals
-from coresift.server.session import live
-from coresift.server.session.candidates import Candidates
-from coresift.server.session.labels import pack_class
+from coresift.server.session.live import live
+from coresift.server.session.ranking.candidates import Candidates
 from coresift.server.session.replay import read_log, replay
+from coresift.server.session.view.labels import pack_class
 
 NO, YES = pack_class(0), pack_class(1)
 ITEMS, K = 300, 5

@@ -17,11 +17,11 @@ from tests.fixtures.sessions import a_request, is_removed
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
-from coresift.server.session.backup_upload import Upload
-from coresift.server.session.backups import Backups
-from coresift.server.session.erasure import Erasure
-from coresift.server.session.labels import pack_class
-from coresift.server.session.requests import Requests
+from coresift.server.session.copies.backup_upload import Upload
+from coresift.server.session.copies.backups import Backups
+from coresift.server.session.copies.erasure import Erasure
+from coresift.server.session.setup.requests import Requests
+from coresift.server.session.view.labels import pack_class
 from coresift.server.state.entries import LabelsEntry
 from coresift.server.state.staging import PIECE, staged_rows
 from coresift.server.state.store import LabelWrite, Request, SessionRecord

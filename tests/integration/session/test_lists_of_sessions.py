@@ -16,8 +16,8 @@ from tests.fixtures.sessions import a_request
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
 from coresift.server.session import labeling
-from coresift.server.session.history import labelled_at
-from coresift.server.session.labels import pack_class
+from coresift.server.session.live.history import labelled_at
+from coresift.server.session.view.labels import pack_class
 from coresift.server.state.store import LiveLease, Release
 from coresift.server.state.transfer import START
 

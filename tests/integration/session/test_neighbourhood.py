@@ -14,8 +14,8 @@ from tests.fixtures.replicas import Pair, Replica
 from coresift.server.pool.failures import Cancelled
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import Seals
-from coresift.server.session import neighbourhood
-from coresift.server.session.neighbourhood import AHEAD_ROWS, Neighbourhood
+from coresift.server.session.ranking import neighbourhood
+from coresift.server.session.ranking.neighbourhood import AHEAD_ROWS, Neighbourhood
 
 ITEMS, K = 200, 5
 

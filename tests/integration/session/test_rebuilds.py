@@ -11,9 +11,10 @@ from tests.fixtures.replicas import Pair, Replica, now, rows_of
 
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import Seals
-from coresift.server.session import catching_up, kept_candidates
-from coresift.server.session.labels import pack_class
-from coresift.server.session.sessions import REBUILDS_AT_ONCE, LiveSessions
+from coresift.server.session.live.sessions import REBUILDS_AT_ONCE, LiveSessions
+from coresift.server.session.ranking import kept_candidates
+from coresift.server.session.view import catching_up
+from coresift.server.session.view.labels import pack_class
 from coresift.server.state.store import LogRead, Rewound, ViewKey
 
 NO, YES = pack_class(0), pack_class(1)

@@ -29,13 +29,13 @@ from coresift.server.head import Task
 from coresift.server.pool.builder import AppendOptions, append_pool
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All, Seals
-from coresift.server.session.advice import StopAdvice
-from coresift.server.session.candidates import Candidates
-from coresift.server.session.config import BatchConfig, GroupRule, SessionConfig
-from coresift.server.session.labels import pack_class
-from coresift.server.session.neighbourhood import Neighbourhood
-from coresift.server.session.signal_uploads import SignalHeader, SignalKind, UploadMemory
-from coresift.server.session.view import View
+from coresift.server.session.progress.advice import StopAdvice
+from coresift.server.session.ranking.candidates import Candidates
+from coresift.server.session.ranking.neighbourhood import Neighbourhood
+from coresift.server.session.setup.config import BatchConfig, GroupRule, SessionConfig
+from coresift.server.session.signals.signal_uploads import SignalHeader, SignalKind, UploadMemory
+from coresift.server.session.view.labels import pack_class
+from coresift.server.session.view.view import View
 from coresift.server.state.entries import ConfigEntry, LabelsEntry
 from coresift.server.state.keys import DELETED, SessionKeys, listing, name_key
 from coresift.server.state.redis_store import RedisStore

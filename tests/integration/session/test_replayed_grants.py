@@ -27,19 +27,19 @@ from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All, Anchors, RandomSubset, Seals
 from coresift.server.selection.priority import priorities
 from coresift.server.selection.registry import Choice
-from coresift.server.session import proposing
-from coresift.server.session.config import BatchConfig, Component, GroupRule
 from coresift.server.session.grants import Batch
-from coresift.server.session.labels import UNSURE, pack_class
 from coresift.server.session.lifecycle import PriorWeights
-from coresift.server.session.ranking import PickReason
+from coresift.server.session.ranking import proposing
+from coresift.server.session.ranking.ranking import PickReason
 from coresift.server.session.replay import read_log, replay
-from coresift.server.session.signal_uploads import (
+from coresift.server.session.setup.config import BatchConfig, Component, GroupRule
+from coresift.server.session.signals.signal_uploads import (
     SignalChunk,
     SignalHeader,
     SignalKind,
     Upload,
 )
+from coresift.server.session.view.labels import UNSURE, pack_class
 from coresift.server.state.entries import (
     Entry,
     ExpiryEntry,

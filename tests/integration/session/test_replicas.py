@@ -16,11 +16,11 @@ from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All, CandidatePolicy, Seals
 from coresift.server.selection.registry import Choice
-from coresift.server.session.claims import AT_ONCE
-from coresift.server.session.config import BatchConfig
-from coresift.server.session.labels import pack_class
-from coresift.server.session.proposals import over_ask
+from coresift.server.session.ranking.proposals import over_ask
 from coresift.server.session.replay import read_log, replay
+from coresift.server.session.setup.config import BatchConfig
+from coresift.server.session.view.labels import pack_class
+from coresift.server.session.work.claims import AT_ONCE
 from coresift.server.state.store import RETRACTION, Behind, Claim, Release
 
 NO, YES = pack_class(0), pack_class(1)

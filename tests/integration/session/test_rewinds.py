@@ -15,8 +15,8 @@ from tests.fixtures.sessions import a_request, all_leases
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All
-from coresift.server.session.labels import pack_class
 from coresift.server.session.replay import read_log, replay
+from coresift.server.session.view.labels import pack_class
 from coresift.server.state.store import Release
 
 NO, YES = pack_class(0), pack_class(1)

@@ -41,8 +41,8 @@ from coresift.server.selection.imbalance import stratified_folds
 from coresift.server.selection.laplace import posterior_draws
 from coresift.server.selection.priority import random_order
 from coresift.server.selection.strategy import Situation
-from coresift.server.session.labels import pack_class
 from coresift.server.session.vector_scores import VectorsAsked, VectorScoring
+from coresift.server.session.view.labels import pack_class
 from coresift.v1 import selection_pb2 as pb
 from coresift.v1.selection_pb2_grpc import SelectionServiceStub
 

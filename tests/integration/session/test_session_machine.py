@@ -29,14 +29,14 @@ from coresift.server.head import HeadConfig, Task
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All, Anchors, CandidatePolicy, RandomSubset, Seals
 from coresift.server.selection.registry import Choice
-from coresift.server.session.advice import StopAdvice
-from coresift.server.session.config import BatchConfig, Component, GroupRule
 from coresift.server.session.grants import Ask, Batch
-from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets, unpack
-from coresift.server.session.offers import offer
-from coresift.server.session.proposals import chosen
-from coresift.server.session.ranking import PickReason
+from coresift.server.session.progress.advice import StopAdvice
+from coresift.server.session.ranking.offers import offer
+from coresift.server.session.ranking.proposals import chosen
+from coresift.server.session.ranking.ranking import PickReason
 from coresift.server.session.replay import read_log, replay
+from coresift.server.session.setup.config import BatchConfig, Component, GroupRule
+from coresift.server.session.view.labels import UNSURE, ClassSets, pack_class, pack_sets, unpack
 from coresift.server.state.store import RETRACTION, Outcome, Release
 
 ITEMS = 7

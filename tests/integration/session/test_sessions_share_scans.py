@@ -14,9 +14,9 @@ from coresift.server.arrays import Float32s
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All
 from coresift.server.selection.circular_scan import CircularScan
-from coresift.server.session import shared_scans
-from coresift.server.session.labels import pack_class
 from coresift.server.session.replay import read_log, replay
+from coresift.server.session.view.labels import pack_class
+from coresift.server.session.work import shared_scans
 
 ITEMS, SESSIONS = 5_000, 8
 KINDS = ["max_entropy", "margin", "most_likely_positive", "random"]

@@ -16,13 +16,13 @@ from tests.fixtures.rewinds import contents, copy_of, restore
 from tests.fixtures.sessions import a_request
 
 from coresift.server.pool.pool import Pool
-from coresift.server.session import catching_up, view_files
-from coresift.server.session.erasure import Erasure
-from coresift.server.session.labels import pack_class
-from coresift.server.session.live import LiveSession
+from coresift.server.session.copies.erasure import Erasure
+from coresift.server.session.live.live import LiveSession
 from coresift.server.session.replay import read_log, replay
-from coresift.server.session.requests import Requests
-from coresift.server.session.workers import Workers
+from coresift.server.session.setup.requests import Requests
+from coresift.server.session.view import catching_up, view_files
+from coresift.server.session.view.labels import pack_class
+from coresift.server.session.work.workers import Workers
 from coresift.server.state.keys import DELETED, SessionKeys
 from coresift.server.state.store import ANSWER_MS, Release, ViewFile
 

@@ -22,8 +22,8 @@ from tests.fixtures.sessions import a_claim, a_request, all_leases
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import Task
-from coresift.server.session.config import SessionConfig
-from coresift.server.session.view import View
+from coresift.server.session.setup.config import SessionConfig
+from coresift.server.session.view.view import View
 from coresift.server.state.entries import (
     ConfigEntry,
     ExpiryEntry,

@@ -14,7 +14,7 @@ from coresift.server.metrics import labeling as of_labeling
 from coresift.server.metrics import serving as of_serving
 from coresift.server.metrics.catalogue import UNITS, Catalogue, Spec
 from coresift.server.rpc.call_classes import CallClass
-from coresift.server.session.advice import StopAdvice
+from coresift.server.session.progress.advice import StopAdvice
 from coresift.server.state.store import Outcome
 
 SPECS = Metrics().catalogue.specs

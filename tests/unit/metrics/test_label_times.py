@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coresift.server.session.label_times import KEPT, LabelTimes
+from coresift.server.session.view.label_times import KEPT, LabelTimes
 from coresift.server.state.own_writes import KEPT as KEPT_NONCES
 from coresift.server.state.own_writes import OwnWrites
 

@@ -25,7 +25,7 @@ from coresift.server.pool.failures import Cancelled
 from coresift.server.pool.places import Place, Unreachable
 from coresift.server.pool.sources import Found, PoolSource
 from coresift.server.pool.watching import Look, WatchedSource
-from coresift.server.session.pools import Pools
+from coresift.server.session.setup.pools import Pools
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 

@@ -7,9 +7,9 @@ from io import BytesIO
 import pytest
 
 from coresift.server.errors import CoresiftError, Reason
-from coresift.server.session import backup_file
-from coresift.server.session.backup_file import FrameWriter, frames
-from coresift.server.session.backup_upload import MALFORMED
+from coresift.server.session.copies import backup_file
+from coresift.server.session.copies.backup_file import FrameWriter, frames
+from coresift.server.session.copies.backup_upload import MALFORMED
 
 
 def read(value: object) -> list[tuple[bytes, object]]:

@@ -17,8 +17,8 @@ from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import Anchors
 from coresift.server.selection.priority import priorities
 from coresift.server.selection.shortlist import Columns
-from coresift.server.session import candidates as module
-from coresift.server.session.candidates import (
+from coresift.server.session.ranking import candidates as module
+from coresift.server.session.ranking.candidates import (
     Candidates,
     anchors,
     around,
@@ -26,8 +26,10 @@ from coresift.server.session.candidates import (
     distinct,
     random_subset,
 )
-from coresift.server.session.config import SessionConfig
-from coresift.server.session.labels import (
+from coresift.server.session.setup.config import SessionConfig
+from coresift.server.session.setup.materials import Loader
+from coresift.server.session.setup.pools import Pools
+from coresift.server.session.view.labels import (
     UNSURE,
     ClassSets,
     pack_class,
@@ -35,10 +37,8 @@ from coresift.server.session.labels import (
     training_targets,
     unpack,
 )
-from coresift.server.session.materials import Loader
-from coresift.server.session.pools import Pools
-from coresift.server.session.snapshot import Snapshot
-from coresift.server.session.view import View
+from coresift.server.session.view.snapshot import Snapshot
+from coresift.server.session.view.view import View
 from coresift.server.state.entries import LabelsEntry
 from coresift.server.state.store import RETRACTION
 

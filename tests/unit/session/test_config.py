@@ -22,7 +22,8 @@ from coresift.server.selection.candidates import (
     Seals,
 )
 from coresift.server.selection.registry import BATCH_POLICIES, MIX, STRATEGIES, Choice
-from coresift.server.session.config import (
+from coresift.server.session.lifecycle import check_mask
+from coresift.server.session.setup.config import (
     BatchConfig,
     Component,
     GroupRule,
@@ -30,8 +31,7 @@ from coresift.server.session.config import (
     SignalFile,
     StopRule,
 )
-from coresift.server.session.config_checks import check_lease, complete
-from coresift.server.session.lifecycle import check_mask
+from coresift.server.session.setup.config_checks import check_lease, complete
 from coresift.server.state.store import Settings
 from coresift.v1 import selection_pb2 as pb
 

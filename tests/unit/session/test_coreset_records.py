@@ -8,7 +8,7 @@ import msgpack
 import pytest
 
 from coresift.server.errors import CoresiftError, Reason
-from coresift.server.session.coreset_records import (
+from coresift.server.session.coresets.coreset_records import (
     FORMAT,
     Failure,
     Heartbeat,
@@ -16,7 +16,7 @@ from coresift.server.session.coreset_records import (
     Progress,
     Summary,
 )
-from coresift.server.session.coreset_requests import JobSpec, Pinned
+from coresift.server.session.coresets.coreset_requests import JobSpec, Pinned
 from coresift.server.state.store import Request
 
 SPEC = JobSpec(

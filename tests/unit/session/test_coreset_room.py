@@ -10,8 +10,8 @@ from tests.unit.session.test_coreset_records import SPEC
 
 from coresift.server.caller import Caller, tenant_of
 from coresift.server.errors import CoresiftError, Reason
-from coresift.server.session.coreset_requests import JobSpec
-from coresift.server.session.coreset_room import Room
+from coresift.server.session.coresets.coreset_requests import JobSpec
+from coresift.server.session.coresets.coreset_room import Room
 
 GB = 10**9
 

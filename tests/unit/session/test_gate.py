@@ -8,8 +8,8 @@ from contextlib import suppress
 import pytest
 
 from coresift.server.errors import CoresiftError, Reason
-from coresift.server.session.call import Call
-from coresift.server.session.gate import (
+from coresift.server.session.work.call import Call
+from coresift.server.session.work.gate import (
     LEAST_RETRY_S,
     LONGEST_WAIT_S,
     MOST_GROWN_S,
@@ -18,7 +18,7 @@ from coresift.server.session.gate import (
     GateLimits,
     Turn,
 )
-from coresift.server.session.gate_pressure import CALM_S, HOLD_S, MOST_REST, PATIENCE_S
+from coresift.server.session.work.gate_pressure import CALM_S, HOLD_S, MOST_REST, PATIENCE_S
 
 WORK_S, BRIEF_S = 0.4, 0.02
 

@@ -10,7 +10,7 @@ from tests.fixtures.pools import extend_pool, make_pool
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
-from coresift.server.session.pools import Pools
+from coresift.server.session.setup.pools import Pools
 
 X = np.random.default_rng(2).standard_normal((20, 4)).astype(np.float32)
 UNKNOWN = "0" * 32

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coresift.server.head import Task
-from coresift.server.session.labels import (
+from coresift.server.session.view.labels import (
     UNSURE,
     ClassSets,
     pack_class,

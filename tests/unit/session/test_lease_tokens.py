@@ -7,7 +7,7 @@ import hmac
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coresift.server.session.lease_tokens import (
+from coresift.server.session.setup.lease_tokens import (
     SALT_BYTES,
     TOKEN_BYTES,
     is_lease_token,

@@ -17,9 +17,9 @@ from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import Head, Task
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.priority import random_order
-from coresift.server.session.config import GroupRule, SessionConfig, SignalFile
-from coresift.server.session.materials import HashOrder, Loader
-from coresift.server.session.pools import Pools
+from coresift.server.session.setup.config import GroupRule, SessionConfig, SignalFile
+from coresift.server.session.setup.materials import HashOrder, Loader
+from coresift.server.session.setup.pools import Pools
 
 N = 40
 

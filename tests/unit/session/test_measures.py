@@ -21,18 +21,18 @@ from coresift.server.estimates.stability import kappa
 from coresift.server.head import Task, TrainingSet, fit
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.priority import random_order
-from coresift.server.session.advice import StopAdvice, advise, exhausted
-from coresift.server.session.config import GroupRule, SessionConfig, StopRule
-from coresift.server.session.config_checks import complete
-from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets, unpack
-from coresift.server.session.latest import Latest
-from coresift.server.session.materials import Loader, Materials
-from coresift.server.session.measures import Measures, Sample, measure
-from coresift.server.session.pools import Pools
-from coresift.server.session.snapshot import HeadState, Snapshot, head_state
-from coresift.server.session.view import View
-from coresift.server.session.votes import annotators_of, decide, items_after
-from coresift.server.session.workers import Workers
+from coresift.server.session.progress.advice import StopAdvice, advise, exhausted
+from coresift.server.session.progress.measures import Measures, Sample, measure
+from coresift.server.session.setup.config import GroupRule, SessionConfig, StopRule
+from coresift.server.session.setup.config_checks import complete
+from coresift.server.session.setup.materials import Loader, Materials
+from coresift.server.session.setup.pools import Pools
+from coresift.server.session.view.labels import UNSURE, ClassSets, pack_class, pack_sets, unpack
+from coresift.server.session.view.snapshot import HeadState, Snapshot, head_state
+from coresift.server.session.view.view import View
+from coresift.server.session.view.votes import annotators_of, decide, items_after
+from coresift.server.session.work.latest import Latest
+from coresift.server.session.work.workers import Workers
 from coresift.server.state.entries import LabelsEntry, ReleaseEntry
 from coresift.server.state.store import RETRACTION, Release
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coresift.server.head import Task
-from coresift.server.session.config import SessionConfig
-from coresift.server.session.view import View
+from coresift.server.session.setup.config import SessionConfig
+from coresift.server.session.view.view import View
 
 NAMES = ("ann", "bob", "cyd")
 rows = st.integers(0, 9)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coresift.server.session.pages import PAGE_BITS, Pages
+from coresift.server.session.view.pages import PAGE_BITS, Pages
 
 rows = st.sampled_from([0, 1, 5, 1 << PAGE_BITS, (1 << PAGE_BITS) + 1, 2_000_000_000])
 steps = st.one_of(

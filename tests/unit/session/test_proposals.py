@@ -23,21 +23,21 @@ from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All, Seals
 from coresift.server.selection.priority import random_order
 from coresift.server.selection.registry import BATCH_POLICIES, Choice
-from coresift.server.session import ordering, proposals
-from coresift.server.session.candidates import Candidates
-from coresift.server.session.config import BatchConfig, Component, GroupRule, SessionConfig
-from coresift.server.session.config_checks import complete
-from coresift.server.session.labels import pack_class
-from coresift.server.session.materials import Loader, Materials
-from coresift.server.session.offers import Proposed
-from coresift.server.session.ordering import deeper, rank
-from coresift.server.session.pools import Pools
-from coresift.server.session.proposals import expansion, merge
-from coresift.server.session.proposing import MOST_SOURCES, sources
-from coresift.server.session.ranking import PickReason, Ranking
-from coresift.server.session.review import review
-from coresift.server.session.snapshot import Snapshot, head_state
-from coresift.server.session.view import View
+from coresift.server.session.ranking import ordering, proposals
+from coresift.server.session.ranking.candidates import Candidates
+from coresift.server.session.ranking.offers import Proposed
+from coresift.server.session.ranking.ordering import deeper, rank
+from coresift.server.session.ranking.proposals import expansion, merge
+from coresift.server.session.ranking.proposing import MOST_SOURCES, sources
+from coresift.server.session.ranking.ranking import PickReason, Ranking
+from coresift.server.session.ranking.review import review
+from coresift.server.session.setup.config import BatchConfig, Component, GroupRule, SessionConfig
+from coresift.server.session.setup.config_checks import complete
+from coresift.server.session.setup.materials import Loader, Materials
+from coresift.server.session.setup.pools import Pools
+from coresift.server.session.view.labels import pack_class
+from coresift.server.session.view.snapshot import Snapshot, head_state
+from coresift.server.session.view.view import View
 from coresift.server.state.entries import ExpiryEntry, GrantEntry, LabelsEntry, ReleaseEntry
 from coresift.server.state.store import RETRACTION, Release
 

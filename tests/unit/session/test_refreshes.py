@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from coresift.server.session.call import CALL, Call
-from coresift.server.session.refreshes import Refreshes
-from coresift.server.session.workers import Workers
+from coresift.server.session.work.call import CALL, Call
+from coresift.server.session.work.refreshes import Refreshes
+from coresift.server.session.work.workers import Workers
 
 
 class Made:

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coresift.server.head import Task
-from coresift.server.session.config import SessionConfig
-from coresift.server.session.labels import UNSURE, pack_class
-from coresift.server.session.pages import Pages
-from coresift.server.session.review import votes_of
-from coresift.server.session.snapshot import Snapshot
-from coresift.server.session.votes import decide
+from coresift.server.session.ranking.review import votes_of
+from coresift.server.session.setup.config import SessionConfig
+from coresift.server.session.view.labels import UNSURE, pack_class
+from coresift.server.session.view.pages import Pages
+from coresift.server.session.view.snapshot import Snapshot
+from coresift.server.session.view.votes import decide
 
 CONFIG = SessionConfig("pool", "1", Task.MULTICLASS, ("ham", "eggs", "spam"))
 

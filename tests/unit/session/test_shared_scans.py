@@ -19,11 +19,11 @@ from coresift.server.pool.pool import Pool
 from coresift.server.selection import circular_scan
 from coresift.server.selection.leaders import Leaders
 from coresift.server.selection.strategy import Errors, Floats, Part, Projection
-from coresift.server.session.call import CALL, Call
-from coresift.server.session.gate import Gate, GateLimits
-from coresift.server.session.scan_steps import Scan, Steps
-from coresift.server.session.shared_scans import SharedScans
-from coresift.server.session.workers import Workers
+from coresift.server.session.work.call import CALL, Call
+from coresift.server.session.work.gate import Gate, GateLimits
+from coresift.server.session.work.scan_steps import Scan, Steps
+from coresift.server.session.work.shared_scans import SharedScans
+from coresift.server.session.work.workers import Workers
 
 BLOCKS = 8 * (CORES + 1)
 """Many more than are handed out ahead."""

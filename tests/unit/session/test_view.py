@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from coresift.server.head import Task
-from coresift.server.session.config import SessionConfig
-from coresift.server.session.labels import UNSURE, pack_class
-from coresift.server.session.snapshot import Snapshot
-from coresift.server.session.view import View
+from coresift.server.session.setup.config import SessionConfig
+from coresift.server.session.view.labels import UNSURE, pack_class
+from coresift.server.session.view.snapshot import Snapshot
+from coresift.server.session.view.view import View
 from coresift.server.state.entries import (
     ConfigEntry,
     Entry,

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from tests.fixtures.rewinds import contents
 
 from coresift.server.head import Task
-from coresift.server.session.config import SessionConfig
-from coresift.server.session.labels import UNSURE, pack_class
-from coresift.server.session.pages import Pages
-from coresift.server.session.snapshot import Snapshot
-from coresift.server.session.view import View
-from coresift.server.session.view_columns import pack_view, unpack_view
+from coresift.server.session.setup.config import SessionConfig
+from coresift.server.session.view.labels import UNSURE, pack_class
+from coresift.server.session.view.pages import Pages
+from coresift.server.session.view.snapshot import Snapshot
+from coresift.server.session.view.view import View
+from coresift.server.session.view.view_columns import pack_view, unpack_view
 from coresift.server.state.entries import (
     ConfigEntry,
     Entry,

@@ -8,9 +8,9 @@ from threading import Event
 import pytest
 
 from coresift.server.errors import CoresiftError
-from coresift.server.session.call import CALL, Call
-from coresift.server.session.gate import Gate, GateLimits
-from coresift.server.session.workers import Workers
+from coresift.server.session.work.call import CALL, Call
+from coresift.server.session.work.gate import Gate, GateLimits
+from coresift.server.session.work.workers import Workers
 
 
 async def test_those_who_wait_for_shared_work_hold_no_permit() -> None:

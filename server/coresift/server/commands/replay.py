@@ -55,9 +55,9 @@ async def _replay(
     from coresift.server.artifacts import Artifacts
     from coresift.server.pool.parallel import limit_blas
     from coresift.server.pool.pool import Pool
-    from coresift.server.session.materials import Loader
-    from coresift.server.session.pools import Pools
     from coresift.server.session.replay import read_log, replay
+    from coresift.server.session.setup.materials import Loader
+    from coresift.server.session.setup.pools import Pools
     from coresift.server.state.embedded import EmbeddedRedis
     from coresift.server.state.redis_store import RedisStore
 

@@ -12,8 +12,8 @@ from typing import Any, cast
 
 from coresift.server.metrics import Metrics
 from coresift.server.rpc.call_classes import LIMITS, CallClass, CallRule
-from coresift.server.session.call import Call, Permit
-from coresift.server.session.gate import Gate, Turn
+from coresift.server.session.work.call import Call, Permit
+from coresift.server.session.work.gate import Gate, Turn
 
 OPEN_RETRY_S = 1.0
 """Where too many calls are open, new ones come back after one to three times this."""

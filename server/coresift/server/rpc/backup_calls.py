@@ -10,7 +10,7 @@ from coresift.server.caller import CALLER
 from coresift.server.errors import invalid
 from coresift.server.rpc import checks, encode
 from coresift.server.rpc.services import Services
-from coresift.server.session.backup_upload import Upload
+from coresift.server.session.copies.backup_upload import Upload
 from coresift.v1 import selection_pb2 as pb
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
 from coresift.server.rpc import encode
-from coresift.server.session.config import SessionConfig
 from coresift.server.session.grants import Batch, Pick
-from coresift.server.session.ranking import PickReason
+from coresift.server.session.ranking.ranking import PickReason
+from coresift.server.session.setup.config import SessionConfig
 from coresift.v1 import selection_pb2 as pb
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from coresift.server.session.gate import GateLimits
+from coresift.server.session.work.gate import GateLimits
 
 MIB = 1 << 20
 SMALL_BYTES, LARGE_BYTES = 4 * MIB, 64 * MIB

@@ -18,7 +18,7 @@ from coresift.server.metrics import Metrics
 from coresift.server.rpc.audit import audited, traced
 from coresift.server.rpc.call_facts import Facts
 from coresift.server.rpc.status import CODES, to_status
-from coresift.server.session.call import CALL, Call
+from coresift.server.session.work.call import CALL, Call
 
 log = structlog.get_logger()
 

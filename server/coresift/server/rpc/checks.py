@@ -16,7 +16,7 @@ from google.protobuf import duration_pb2, message
 from coresift.server.caller import CALLER
 from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.pool.pool import Pool
-from coresift.server.session.config_checks import check_lease
+from coresift.server.session.setup.config_checks import check_lease
 from coresift.server.state.store import Request
 from coresift.v1 import selection_pb2 as pb
 

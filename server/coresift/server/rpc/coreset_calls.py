@@ -16,9 +16,9 @@ from coresift.server.coreset.class_budgets import ClassBudgets
 from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.rpc import checks, decode, encode
 from coresift.server.rpc.services import Services
-from coresift.server.session.coreset_records import Progress
-from coresift.server.session.coreset_requests import Asked, JobSpec, Targets
-from coresift.server.session.coreset_results import Result
+from coresift.server.session.coresets.coreset_records import Progress
+from coresift.server.session.coresets.coreset_requests import Asked, JobSpec, Targets
+from coresift.server.session.coresets.coreset_results import Result
 from coresift.v1 import selection_pb2 as pb
 
 CHUNK_BYTES = 768 * 1024

@@ -15,7 +15,8 @@ from coresift.server.rpc import checks
 from coresift.server.selection.candidates import CANDIDATE_POLICIES, CandidatePolicy, Seals
 from coresift.server.selection.parameters import Params
 from coresift.server.selection.registry import MIX, Choice
-from coresift.server.session.config import (
+from coresift.server.session.lifecycle import PriorWeights, check_mask
+from coresift.server.session.setup.config import (
     DEFAULT_LEASE_MS,
     BatchConfig,
     Component,
@@ -23,7 +24,6 @@ from coresift.server.session.config import (
     SessionConfig,
     StopRule,
 )
-from coresift.server.session.lifecycle import PriorWeights, check_mask
 from coresift.v1 import selection_pb2 as pb
 
 MAX_PRIOR = 1_000_000

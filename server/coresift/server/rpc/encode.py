@@ -16,10 +16,10 @@ from coresift.server.rpc import checks
 from coresift.server.selection.candidates import name_of
 from coresift.server.selection.parameters import Value
 from coresift.server.selection.registry import Choice
-from coresift.server.session.config import SessionConfig
-from coresift.server.session.labels import ClassSets, unpack
 from coresift.server.session.model import Model
-from coresift.server.session.signals import Signal
+from coresift.server.session.setup.config import SessionConfig
+from coresift.server.session.signals.signals import Signal
+from coresift.server.session.view.labels import ClassSets, unpack
 from coresift.server.state.store import RETRACTION, SessionRecord
 from coresift.v1 import selection_pb2 as pb
 

@@ -20,7 +20,7 @@ from coresift.server.rpc.call_facts import answer_facts, request_facts
 from coresift.server.rpc.call_record import CallRecord, CallRecorder
 from coresift.server.rpc.checks import is_name
 from coresift.server.rpc.status import end_with
-from coresift.server.session.call import CALL, Call, Permit
+from coresift.server.session.work.call import CALL, Call, Permit
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.head import Task
 from coresift.server.rpc import checks
-from coresift.server.session.config import SessionConfig
-from coresift.server.session.config_checks import check_class
-from coresift.server.session.labels import UNSURE, ClassSets, pack_class, pack_sets
-from coresift.server.session.lease_tokens import is_lease_token
-from coresift.server.session.live import LiveSession
+from coresift.server.session.live.live import LiveSession
+from coresift.server.session.setup.config import SessionConfig
+from coresift.server.session.setup.config_checks import check_class
+from coresift.server.session.setup.lease_tokens import is_lease_token
+from coresift.server.session.view.labels import UNSURE, ClassSets, pack_class, pack_sets
 from coresift.server.state.store import RETRACTION, LabelWrite
 from coresift.v1 import selection_pb2 as pb
 

@@ -14,9 +14,9 @@ from coresift.server.rpc.label_messages import checked_labels
 from coresift.server.rpc.services import Services
 from coresift.server.session.grants import Ask
 from coresift.server.session.labeling import check_distinct
-from coresift.server.session.lease_tokens import SALT_BYTES, lease_token
-from coresift.server.session.live import LiveSession
-from coresift.server.session.pseudonyms import kept_name
+from coresift.server.session.live.live import LiveSession
+from coresift.server.session.setup.lease_tokens import SALT_BYTES, lease_token
+from coresift.server.session.setup.pseudonyms import kept_name
 from coresift.server.state.store import Release
 from coresift.v1 import selection_pb2 as pb
 

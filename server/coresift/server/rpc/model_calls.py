@@ -10,9 +10,9 @@ import numpy.typing as npt
 from coresift.server.errors import invalid
 from coresift.server.rpc import checks, encode
 from coresift.server.rpc.services import Services
-from coresift.server.session.config_checks import check_class
-from coresift.server.session.live import LiveSession
+from coresift.server.session.live.live import LiveSession
 from coresift.server.session.model import Model
+from coresift.server.session.setup.config_checks import check_class
 from coresift.server.session.vector_scores import VectorsAsked, VectorScores
 from coresift.v1 import selection_pb2 as pb
 

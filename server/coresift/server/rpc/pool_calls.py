@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coresift.server.rpc import checks, encode
 from coresift.server.rpc.services import Services
-from coresift.server.session.pools import Place, pool_place
+from coresift.server.session.setup.pools import Place, pool_place
 from coresift.v1 import selection_pb2 as pb
 
 

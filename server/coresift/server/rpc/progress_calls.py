@@ -9,11 +9,11 @@ import numpy as np
 from coresift.server.estimates.validation import Measured
 from coresift.server.rpc import checks, encode
 from coresift.server.rpc.services import Services
-from coresift.server.session.config import SessionConfig
-from coresift.server.session.consensus import ConsensusPage
-from coresift.server.session.live import LiveSession
-from coresift.server.session.measures import Sample, Validation
-from coresift.server.session.votes import ItemConsensus
+from coresift.server.session.live.live import LiveSession
+from coresift.server.session.progress.consensus import ConsensusPage
+from coresift.server.session.progress.measures import Sample, Validation
+from coresift.server.session.setup.config import SessionConfig
+from coresift.server.session.view.votes import ItemConsensus
 from coresift.v1 import selection_pb2 as pb
 
 

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from coresift.server.errors import CoresiftError, Reason
-from coresift.server.session.backups import Backups
 from coresift.server.session.batches import Batches
-from coresift.server.session.call import CALL
-from coresift.server.session.consensus import ConsensusLists
-from coresift.server.session.coreset_jobs import CoresetJobs
-from coresift.server.session.erasure import Erasure
+from coresift.server.session.copies.backups import Backups
+from coresift.server.session.copies.erasure import Erasure
+from coresift.server.session.coresets.coreset_jobs import CoresetJobs
 from coresift.server.session.labeling import Labeling
 from coresift.server.session.lifecycle import Lifecycle
-from coresift.server.session.live import LiveSession
+from coresift.server.session.live.live import LiveSession
+from coresift.server.session.live.sessions import LiveSessions
 from coresift.server.session.model import Modelling
-from coresift.server.session.pools import Pools
-from coresift.server.session.progress import ProgressReports
-from coresift.server.session.sessions import LiveSessions
-from coresift.server.session.signals import Signals
+from coresift.server.session.progress.consensus import ConsensusLists
+from coresift.server.session.progress.progress import ProgressReports
+from coresift.server.session.setup.pools import Pools
+from coresift.server.session.signals.signals import Signals
 from coresift.server.session.vector_scores import VectorScoring
+from coresift.server.session.work.call import CALL
 
 T = TypeVar("T")
 

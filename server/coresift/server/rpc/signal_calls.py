@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from coresift.server.errors import invalid
 from coresift.server.rpc import checks, encode
 from coresift.server.rpc.services import Services
-from coresift.server.session.signal_uploads import (
+from coresift.server.session.signals.signal_uploads import (
     SignalChunk,
     SignalHeader,
     SignalKind,

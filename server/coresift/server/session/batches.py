@@ -11,11 +11,10 @@ import numpy as np
 from coresift.server.arrays import Rows
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
-from coresift.server.session.catching_up import check_reached
 from coresift.server.session.grants import Ask, Batch, answer_of, context_of, measure, proposals_of
-from coresift.server.session.live import LiveSession
-from coresift.server.session.proposals import is_plain, over_ask
-from coresift.server.session.proposing import (
+from coresift.server.session.live.live import LiveSession
+from coresift.server.session.ranking.proposals import is_plain, over_ask
+from coresift.server.session.ranking.proposing import (
     Deeper,
     NearLeased,
     Outdated,
@@ -24,8 +23,9 @@ from coresift.server.session.proposing import (
     propose,
     sources,
 )
-from coresift.server.session.ranking import Ranking
-from coresift.server.session.workers import Workers
+from coresift.server.session.ranking.ranking import Ranking
+from coresift.server.session.view.catching_up import check_reached
+from coresift.server.session.work.workers import Workers
 from coresift.server.state.entries import Entry, GrantEntry, LabelsEntry
 from coresift.server.state.store import (
     RETRACTION,

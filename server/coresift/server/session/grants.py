@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import msgpack
 
-from coresift.server.session.lease_tokens import SALT_BYTES, lease_token
-from coresift.server.session.live import LiveSession
-from coresift.server.session.materials import Materials
-from coresift.server.session.offers import Proposed
-from coresift.server.session.ranking import PickReason, Ranking
+from coresift.server.session.live.live import LiveSession
+from coresift.server.session.ranking.offers import Proposed
+from coresift.server.session.ranking.ranking import PickReason, Ranking
+from coresift.server.session.setup.lease_tokens import SALT_BYTES, lease_token
+from coresift.server.session.setup.materials import Materials
 from coresift.server.state.store import Claim, Granted, Proposal, Request
 
 PAYLOAD = struct.Struct("<dhBB")

@@ -10,9 +10,9 @@ from dataclasses import replace
 from itertools import islice
 
 from coresift.server.errors import CoresiftError, Reason, invalid
-from coresift.server.session.catching_up import LOG_PAGE, check_reached
-from coresift.server.session.labels import answer_of
-from coresift.server.session.live import LiveSession
+from coresift.server.session.live.live import LiveSession
+from coresift.server.session.view.catching_up import LOG_PAGE, check_reached
+from coresift.server.session.view.labels import answer_of
 from coresift.server.state.entries import LabelsEntry
 from coresift.server.state.store import (
     Labelled,

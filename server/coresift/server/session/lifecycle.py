@@ -14,13 +14,13 @@ from coresift.server.caller import CALLER
 from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.head import Head
 from coresift.server.pool.pool import Pool
-from coresift.server.session.config import SessionConfig
-from coresift.server.session.config_checks import complete
-from coresift.server.session.materials import Loader
-from coresift.server.session.pools import Pools
-from coresift.server.session.sessions import LiveSessions, check_visible
-from coresift.server.session.signals import Signals
-from coresift.server.session.workers import Workers
+from coresift.server.session.live.sessions import LiveSessions, check_visible
+from coresift.server.session.setup.config import SessionConfig
+from coresift.server.session.setup.config_checks import complete
+from coresift.server.session.setup.materials import Loader
+from coresift.server.session.setup.pools import Pools
+from coresift.server.session.signals.signals import Signals
+from coresift.server.session.work.workers import Workers
 from coresift.server.state.store import Request, SessionRecord, Settings, Store
 
 LEAST_READ = 200

@@ -15,9 +15,9 @@ from coresift.server.pool.pool import Pool
 from coresift.server.selection.doubt import column_sum
 from coresift.server.selection.leaders import Leaders
 from coresift.server.selection.strategy import Errors, Floats, Part
-from coresift.server.session.live import LiveSession
-from coresift.server.session.snapshot import HeadState, head_of
-from coresift.server.session.workers import Workers
+from coresift.server.session.live.live import LiveSession
+from coresift.server.session.view.snapshot import HeadState, head_of
+from coresift.server.session.work.workers import Workers
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from coresift.server.pool.daemon_threads import DaemonThreads
 from coresift.server.pool.parallel import stay_behind
 from coresift.server.pool.sources import PoolSource
 from coresift.server.pool.watching import Look, VersionKey, WatchedSource
-from coresift.server.session.pools import Pools
+from coresift.server.session.setup.pools import Pools
 
 log = structlog.get_logger()
 T = TypeVar("T")

@@ -16,18 +16,18 @@ import numpy as np
 
 from coresift.server.arrays import Rows
 from coresift.server.selection.candidates import neighbours_of
-from coresift.server.session.candidates import candidates_of, seeds_of
-from coresift.server.session.catching_up import LOG_PAGE
-from coresift.server.session.config import SessionConfig
-from coresift.server.session.materials import Loader, Materials
-from coresift.server.session.ordering import deeper, rank
-from coresift.server.session.proposals import is_plain, over_ask
-from coresift.server.session.proposing import Deeper, NearLeased, Run, propose, sources
-from coresift.server.session.ranking import Ranking
-from coresift.server.session.review import review
-from coresift.server.session.snapshot import Snapshot, head_of, head_state
-from coresift.server.session.taken_groups import TakenGroups
-from coresift.server.session.view import View
+from coresift.server.session.ranking.candidates import candidates_of, seeds_of
+from coresift.server.session.ranking.ordering import deeper, rank
+from coresift.server.session.ranking.proposals import is_plain, over_ask
+from coresift.server.session.ranking.proposing import Deeper, NearLeased, Run, propose, sources
+from coresift.server.session.ranking.ranking import Ranking
+from coresift.server.session.ranking.review import review
+from coresift.server.session.ranking.taken_groups import TakenGroups
+from coresift.server.session.setup.config import SessionConfig
+from coresift.server.session.setup.materials import Loader, Materials
+from coresift.server.session.view.catching_up import LOG_PAGE
+from coresift.server.session.view.snapshot import Snapshot, head_of, head_state
+from coresift.server.session.view.view import View
 from coresift.server.state.entries import ConfigEntry, Entry, GrantEntry, LabelsEntry
 from coresift.server.state.store import NO_GROUP, Settings, Store
 

@@ -11,7 +11,7 @@ import structlog
 
 from coresift.server.errors import CoresiftError
 from coresift.server.metrics import Metrics, StateReading
-from coresift.server.session.config import SessionConfig
+from coresift.server.session.setup.config import SessionConfig
 from coresift.server.state.store import Settings, Store
 
 log = structlog.get_logger()

@@ -20,12 +20,12 @@ from coresift.server.pool.rows import Stop, check
 from coresift.server.selection.registry import strategy_of
 from coresift.server.selection.shortlist import canonical_part
 from coresift.server.selection.strategy import Differentiable, Part, Ranker, Scorer
-from coresift.server.session.live import LiveSession
-from coresift.server.session.materials import Materials
+from coresift.server.session.live.live import LiveSession
 from coresift.server.session.model import Model
-from coresift.server.session.ranking import Ranking, situation_of
-from coresift.server.session.snapshot import HeadState, head_of
-from coresift.server.session.workers import Workers
+from coresift.server.session.ranking.ranking import Ranking, situation_of
+from coresift.server.session.setup.materials import Materials
+from coresift.server.session.view.snapshot import HeadState, head_of
+from coresift.server.session.work.workers import Workers
 
 BLOCK_NUMBERS = 1 << 22
 """Of labelled items fetched at a time, and of their product with the vectors."""

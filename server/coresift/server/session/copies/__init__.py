@@ -1,0 +1,1 @@
+"""Backups of sessions, and what is taken out of them: erasure, pseudonyms."""

@@ -1,0 +1,1 @@
+"""Core-set jobs: plans, runs, results."""

@@ -1,0 +1,251 @@
+"""Live sessions: a replica's views with their heads and rankings."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from coresift.server.errors import CoresiftError
+from coresift.server.head import Head
+from coresift.server.metrics import Metrics, PoolMetrics
+from coresift.server.pool.pool import Pool
+from coresift.server.session.ranking.candidates import Candidates, counts
+from coresift.server.session.ranking.kept_candidates import KeptCandidates
+from coresift.server.session.ranking.neighbourhood import Neighbourhood
+from coresift.server.session.ranking.ordering import deepen_in_steps, rank_in_steps
+from coresift.server.session.ranking.ranking import Ranking
+from coresift.server.session.ranking.review import review
+from coresift.server.session.setup.config import SessionConfig
+from coresift.server.session.setup.materials import Loader, Materials
+from coresift.server.session.setup.pools import Pools
+from coresift.server.session.view.catching_up import FollowedView
+from coresift.server.session.view.snapshot import (
+    HeadState,
+    Snapshot,
+    head_of,
+    head_state,
+    positive_rows,
+)
+from coresift.server.session.view.view_files import ViewFiles
+from coresift.server.session.work.call import CALL
+from coresift.server.session.work.claims import Claims
+from coresift.server.session.work.refreshes import Refreshes
+from coresift.server.session.work.shared_scans import SharedScans
+from coresift.server.session.work.workers import Workers
+from coresift.server.state.store import LogRead, SessionRecord, Store
+
+KEPT_MATERIALS = 2
+"""The current configuration's, and those of an earlier one that a core-set job asks for."""
+
+
+class LiveSession(FollowedView):
+    """One session on this replica. Made and used on the event loop only.
+
+    Attributes:
+        claims: under way, of those that propose and claim.
+        scans: passes over the pool, shared with the other sessions.
+    """
+
+    def __init__(
+        self,
+        record: SessionRecord,
+        pools: Pools,
+        loader: Loader,
+        store: Store,
+        workers: Workers,
+        metrics: Metrics,
+        files: ViewFiles,
+        rebuilds: asyncio.Semaphore,
+        scans: SharedScans,
+    ) -> None:
+        super().__init__(record, store, workers, metrics, files, rebuilds)
+        self.session_id, self.secret = record.session_id, record.secret
+        self.claims, self.scans = Claims(), scans
+        self._pools, self._loader = pools, loader
+        self._refreshing, self._deepening = asyncio.Lock(), asyncio.Lock()
+        self._heads = Refreshes[HeadState](workers, self._refreshing)
+        self._rankings = Refreshes[Ranking](workers, self._refreshing)
+        self._reviews = Refreshes[Ranking](workers, self._refreshing)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.ranking: Ranking | None = None
+        self.review: Ranking | None = None
+        self.head_state: HeadState | None = None
+        self._materials: dict[SessionConfig, Materials] = {}
+        self._kept = KeptCandidates(self.uid, self._store, self._workers, self._metrics)
+
+    @property
+    def config(self) -> SessionConfig:
+        """The configuration as of the view."""
+        return self.view.config
+
+    @property
+    def metrics(self) -> PoolMetrics:
+        """What is measured of the sessions on the pool."""
+        return self._metrics.of_pool(self.config.pool)
+
+    @property
+    def pool(self) -> Pool:
+        """The pool version that the session works on."""
+        return self._pools.of_session(self.config.pool, self.config.pool_version)
+
+    @property
+    def neighbourhood(self) -> Neighbourhood | None:
+        """Neighbours under the current configuration; None where no candidates come from them."""
+        return self._kept.neighbourhood(self.config, self.pool)
+
+    def _adopt(self, read: LogRead) -> None:
+        """Use the head that another replica published for the view's revision."""
+        state, record, packed = self.head_state, read.record, read.head
+        # A claim may have moved the view beyond what was read.
+        of_view = (record.revision, record.nonce, record.config_version) == (
+            self.view.revision,
+            self.view.nonce,
+            self.view.config_version,
+        )
+        if packed is not None and of_view and (state is None or not self._current(state.snapshot)):
+            self.head_state = HeadState(Snapshot.of(self.view), Head.unpack(packed))
+
+    def _current(self, snapshot: Snapshot) -> bool:
+        view = self.view
+        return snapshot.lineage is view.lineage and (
+            (snapshot.revision, snapshot.config_version) == (view.revision, view.config_version)
+        )
+
+    def is_own(self, ranking: Ranking) -> bool:
+        """Whether a ranking is of this view's log and configuration."""
+        snapshot, view = ranking.snapshot, self.view
+        return snapshot.lineage is view.lineage and snapshot.config_version == view.config_version
+
+    async def fitted(self, began: float) -> HeadState:
+        """The head of every label acknowledged before ``began``; concurrent callers share fits."""
+        await self.sync(began)  # a caller that goes away need not wait for a rebuild
+        return await self._heads.of(began, self._fitted)
+
+    async def _fitted(self, began: float) -> HeadState:
+        await self.sync(began)
+        return await self._state_of(self._snapshot())
+
+    def _snapshot(self) -> Snapshot:
+        """Of the view as it is: that of the head where there is one already."""
+        state = self.head_state
+        if state is not None and self._current(state.snapshot):
+            return state.snapshot
+        return Snapshot.of(self.view)
+
+    async def _state_of(self, snapshot: Snapshot) -> HeadState:
+        state = self.head_state
+        if state is None or state.snapshot is not snapshot:
+            materials = await self.materials(snapshot.config)
+            with self._metrics.stage("fit"):
+                state = await self._workers.run(lambda: head_state(materials, snapshot))
+            self.head_state = state
+            if state.head is not None and not state.is_prior:
+                packed, version = state.head.pack(), state.version
+                self._workers.spawn(self._publish(version, packed))
+        return state
+
+    async def materials(self, config: SessionConfig) -> Materials:
+        """What a configuration of the session refers to; those of the last two are kept."""
+        if config not in self._materials:
+            loaded = await self._workers.run(lambda: self._loader.load(config))
+            self._materials[config] = loaded
+            while len(self._materials) > KEPT_MATERIALS:
+                del self._materials[next(iter(self._materials))]
+            return loaded
+        return self._materials[config]
+
+    async def _publish(self, version: str, packed: bytes) -> None:
+        try:
+            await self._store.publish_head(self.uid, version, packed)
+        except CoresiftError:
+            return  # only a cache: another replica will fit for itself
+
+    async def ranked(self, began: float) -> Ranking:
+        """A ranking from every label acknowledged before ``began``; callers share it."""
+        await self.sync(began)
+        return await self._rankings.of(began, self._ranked)
+
+    async def _ranked(self, began: float) -> Ranking:
+        await self.sync(began)
+        snapshot = self._snapshot()
+        if self.ranking is None or self.ranking.snapshot is not snapshot:
+            if self.head_state is None or self.head_state.snapshot is not snapshot:
+                # Beside the fit. What fails is tried again when the candidates are asked for.
+                self._workers.begin(self._kept.ahead(snapshot, self.neighbourhood), CALL.get())
+            state = await self._state_of(snapshot)
+            materials = await self.materials(snapshot.config)
+            candidates = await self._candidates_of(materials, snapshot)
+            self.ranking = await self._rank(materials, state, candidates)
+            self._observe(candidates)
+        return self.ranking
+
+    async def reviewed(self, began: float) -> Ranking:
+        """Labelled items for a second look, of every label acknowledged before ``began``.
+
+        HEAD_NOT_FITTED while the labels determine no head.
+        """
+        await self.sync(began)
+        return await self._reviews.of(began, self._reviewed)
+
+    async def _reviewed(self, began: float) -> Ranking:
+        ranking = await self._ranked(began)
+        head = head_of(ranking.state)
+        if self.review is None or self.review.snapshot is not ranking.snapshot:
+            with self._metrics.stage("review"):
+                self.review = await self._workers.run(lambda: review(ranking, head))
+        return self.review
+
+    async def deepened(self, ranking: Ranking, wanted: int = 0) -> Ranking:
+        """The same ranking with more rows: ``wanted`` at least, or all there are, or as many as
+        another call has brought up since."""
+        async with self._deepening:
+            newest = self.ranking
+            if newest is not None and newest.continues(ranking):
+                return newest
+            with self._metrics.stage("score"):
+                more = await self.scans.run(deepen_in_steps(ranking, wanted))
+            if self.ranking is ranking:
+                self.ranking = more
+            return more
+
+    async def _rank(
+        self, materials: Materials, state: HeadState, candidates: Candidates | None
+    ) -> Ranking:
+        near = None
+        if state.head is None and self.neighbourhood is not None:
+            near = await self.neighbourhood.of(positive_rows(state.snapshot))
+        with self._metrics.stage("score"):
+            return await self.scans.run(rank_in_steps(materials, state, candidates, near))
+
+    async def _candidates_of(self, materials: Materials, snapshot: Snapshot) -> Candidates | None:
+        """The candidates of a snapshot; None for the whole pool."""
+        return await self._kept.of(materials, snapshot, self.neighbourhood)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the candidates' vectors, the view, and what its configurations refer to."""
+        materials = sum(materials.nbytes for materials in self._materials.values())
+        return self._kept.nbytes + self.view.nbytes + materials
+
+    def shed(self) -> None:
+        """Give the vectors' memory back: the next rankings gather them from the pool."""
+        self._kept.shed()
+        if self.ranking is not None and self.ranking.candidates is not None:
+            rows = self.ranking.candidates.rows  # perhaps older ones than those we have now
+            self.ranking = replace(self.ranking, candidates=Candidates(rows))
+
+    async def candidate_counts(self, began: float) -> tuple[int, float]:
+        """Unlabelled candidates, and the share of the pool that is labelled or a candidate."""
+        async with self._refreshing:
+            await self.sync(began)
+            snapshot = Snapshot.of(self.view)
+            materials = await self.materials(snapshot.config)
+            candidates = await self._candidates_of(materials, snapshot)
+        return await self._workers.run(lambda: counts(materials, candidates, snapshot))
+
+    def _observe(self, candidates: Candidates | None) -> None:
+        items = self.pool.manifest.items
+        count = items if candidates is None else len(candidates.rows)
+        self.metrics.ranked(count, items)

@@ -1,0 +1,1 @@
+"""Figures about a session: progress, advice, consensus of annotators."""

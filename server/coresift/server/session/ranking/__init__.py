@@ -1,0 +1,1 @@
+"""From labels and head to an order of candidates, and to what is offered."""

@@ -1,0 +1,1 @@
+"""What a session stands on: its configuration, the pool, what requests name."""
