@@ -132,21 +132,26 @@ class Leaders:
             self._cut()
         rows = np.concatenate([NOTHING[0], *(rows for rows, _ in self._near)])
         pieces = (rows[start : start + PIECE] for start in range(0, len(rows), PIECE))
-        best = self._canonical(rows[:0], fetch)
+        best, held = [self._canonical(rows[:0], fetch)], 0
         # A few take less time than the cores' way through what waits for them.
         spread = in_order if len(rows) > SPREAD else map
         for piece in spread(lambda some: self._canonical(some, fetch), pieces):
-            best = _best_of(best, piece, self._depth)
-        return Scored(best.rows, best.scores, best.predicted, not self._is_cut)
+            best.append(piece)
+            held += len(piece.rows)
+            if held > 2 * self._depth + SPREAD:  # not to be sorted with every piece
+                best = [_best_of(best, self._depth)]
+                held = len(best[0].rows)
+        whole = _best_of(best, self._depth)
+        return Scored(whole.rows, whole.scores, whole.predicted, not self._is_cut)
 
     def _canonical(self, rows: Rows, fetch: Callable[[Rows], Float32s]) -> Scored:
         return canonical(self._scorer, self._head, rows, fetch)
 
 
-def _best_of(one: Scored, other: Scored, most: int) -> Scored:
-    """The first ``most`` rows of both, in canonical order."""
+def _best_of(several: Sequence[Scored], most: int) -> Scored:
+    """The first ``most`` rows of all, in canonical order."""
     rows, scores, predicted = (
-        np.concatenate([getattr(one, name), getattr(other, name)])
+        np.concatenate([getattr(scored, name) for scored in several])
         for name in ("rows", "scores", "predicted")
     )
     order = np.lexsort((rows, -scores))[:most]
