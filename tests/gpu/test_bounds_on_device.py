@@ -15,7 +15,7 @@ from coresift.server.pool.pool import Pool
 from coresift.server.selection.circular_scan import show_pool
 from coresift.server.selection.leaders import Leaders
 from coresift.server.selection.registry import Choice
-from coresift.server.selection.shortlist import Scored
+from coresift.server.selection.scoring import Scored
 from coresift.server.selection.strategy import Part
 
 N, D, DEPTH = 20_000, 12, 30

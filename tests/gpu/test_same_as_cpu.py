@@ -15,7 +15,7 @@ from tests.laws.test_strategy_laws import OF_HEADS, a_head, said, scorer_of
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.circular_scan import show_pool
 from coresift.server.selection.leaders import Leaders
-from coresift.server.selection.shortlist import Columns, Scored
+from coresift.server.selection.scoring import Columns, Scored
 
 N, D = 3_000, 12
 CLOSE = 1e-3

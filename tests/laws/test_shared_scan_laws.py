@@ -20,7 +20,7 @@ from coresift.server.selection import circular_scan
 from coresift.server.selection.circular_scan import CircularScan, Rider, show_pool
 from coresift.server.selection.leaders import Leaders
 from coresift.server.selection.registry import STRATEGIES, Choice, strategy_of
-from coresift.server.selection.shortlist import Scored, canonical
+from coresift.server.selection.scoring import Scored, canonical
 from coresift.server.selection.strategy import (
     Errors,
     Floats,

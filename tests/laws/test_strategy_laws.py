@@ -22,7 +22,7 @@ from coresift.server.selection.leaders import PIECE, Leaders, show
 from coresift.server.selection.plain import Signal, signal_key
 from coresift.server.selection.priority import priorities
 from coresift.server.selection.registry import STRATEGIES, Choice, strategy_of
-from coresift.server.selection.shortlist import (
+from coresift.server.selection.scoring import (
     Columns,
     Scored,
     canonical,

@@ -16,7 +16,7 @@ from coresift.server.head import Task
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import Anchors
 from coresift.server.selection.priority import priorities
-from coresift.server.selection.shortlist import Columns
+from coresift.server.selection.scoring import Columns
 from coresift.server.session.ranking import candidates as module
 from coresift.server.session.ranking.candidates import (
     Candidates,

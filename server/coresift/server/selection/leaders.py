@@ -18,7 +18,7 @@ from coresift.server.arrays import Bools, Float32s, Rows
 from coresift.server.head import Head
 from coresift.server.pool.parallel import in_order
 from coresift.server.pool.rows import Block
-from coresift.server.selection.shortlist import (
+from coresift.server.selection.scoring import (
     UNIT32,
     Columns,
     Scored,

@@ -18,7 +18,7 @@ from coresift.server.head import Head
 from coresift.server.pool.pool import Pool
 from coresift.server.pool.rows import Stop, check
 from coresift.server.selection.registry import strategy_of
-from coresift.server.selection.shortlist import canonical_part
+from coresift.server.selection.scoring import canonical_part
 from coresift.server.selection.strategy import Differentiable, Part, Ranker, Scorer
 from coresift.server.session.live.live import LiveSession
 from coresift.server.session.model import Model

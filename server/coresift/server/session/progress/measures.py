@@ -16,7 +16,7 @@ from coresift.server.estimates.recall import RecallEstimate, estimate_recall
 from coresift.server.estimates.stability import kappa
 from coresift.server.estimates.validation import Measured, accuracy, mean_average_precision
 from coresift.server.head import Head, Task, TrainingSet, fit
-from coresift.server.selection.shortlist import predicted_classes
+from coresift.server.selection.scoring import predicted_classes
 from coresift.server.session.setup.materials import Materials
 from coresift.server.session.view.snapshot import HeadState, Snapshot, training_rows
 from coresift.server.session.view.votes import Decisions, decide

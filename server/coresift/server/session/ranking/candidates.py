@@ -15,7 +15,7 @@ from coresift.server.pool.pool import Pool
 from coresift.server.pool.rows import Block
 from coresift.server.selection.candidates import Anchors, RandomSubset, Seals
 from coresift.server.selection.priority import priorities
-from coresift.server.selection.shortlist import Columns, contains
+from coresift.server.selection.scoring import Columns, contains
 from coresift.server.selection.strategy import Part
 from coresift.server.session.setup.materials import Materials
 from coresift.server.session.view.snapshot import Snapshot

@@ -7,7 +7,7 @@ import numpy as np
 from coresift.server.arrays import Bools, Rows
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import neighbours_of
-from coresift.server.selection.shortlist import Scored
+from coresift.server.selection.scoring import Scored
 from coresift.server.session.setup.materials import Materials
 from coresift.server.session.view.snapshot import Snapshot, positive_rows
 

@@ -12,7 +12,7 @@ from coresift.server.pool.pool import Pool
 from coresift.server.selection.circular_scan import show_pool
 from coresift.server.selection.leaders import Leaders, show
 from coresift.server.selection.registry import Choice, strategy_of
-from coresift.server.selection.shortlist import Scored, predicted_classes
+from coresift.server.selection.scoring import Scored, predicted_classes
 from coresift.server.selection.strategy import Ranker, Situation
 from coresift.server.session.ranking.candidates import Candidates
 from coresift.server.session.ranking.cold_start import cold_start, nearest_to_positives, unscored

@@ -11,7 +11,7 @@ from coresift.server.arrays import Rows
 from coresift.server.selection.batch import Shortlist
 from coresift.server.selection.limits import Limits, within
 from coresift.server.selection.registry import batch_policy_of, strategy_of
-from coresift.server.selection.shortlist import canonical
+from coresift.server.selection.scoring import canonical
 from coresift.server.selection.strategy import Ranker
 from coresift.server.session.ranking.offers import Free, Offer, Proposed, proposed
 from coresift.server.session.ranking.ranking import Order, PickReason, Ranking, situation_of

@@ -9,7 +9,7 @@ from enum import IntEnum
 import numpy as np
 
 from coresift.server.arrays import Rows
-from coresift.server.selection.shortlist import Scored
+from coresift.server.selection.scoring import Scored
 from coresift.server.selection.strategy import Situation
 from coresift.server.session.ranking.candidates import Candidates
 from coresift.server.session.ranking.passed import Passed

@@ -12,7 +12,7 @@ from coresift.server.estimates.consensus import Votes
 from coresift.server.estimates.second_look import class_probabilities, fold_of, losses_of
 from coresift.server.head import Head, Task, TrainingSet
 from coresift.server.head.cross_fitting import cross_fitted_logits
-from coresift.server.selection.shortlist import Scored, predicted_classes
+from coresift.server.selection.scoring import Scored, predicted_classes
 from coresift.server.session.ranking.ordering import FIRST_RANKED
 from coresift.server.session.ranking.ranking import Order, PickReason, Ranking
 from coresift.server.session.view.snapshot import training_rows
