@@ -27,9 +27,10 @@ from coresift.server.session.ranking import ordering, proposals
 from coresift.server.session.ranking.candidates import Candidates
 from coresift.server.session.ranking.offers import Proposed
 from coresift.server.session.ranking.ordering import deeper, rank
+from coresift.server.session.ranking.passed import Passed
 from coresift.server.session.ranking.proposals import expansion, merge
 from coresift.server.session.ranking.proposing import MOST_SOURCES, sources
-from coresift.server.session.ranking.ranking import PickReason, Ranking
+from coresift.server.session.ranking.ranking import Order, PickReason, Ranking
 from coresift.server.session.ranking.review import review
 from coresift.server.session.setup.config import BatchConfig, Component, GroupRule, SessionConfig
 from coresift.server.session.setup.config_checks import complete
@@ -162,13 +163,20 @@ def test_a_deeper_ranking_goes_on_where_the_first_ends(
 
 def unasked(ranking: Ranking) -> Ranking:
     """The same ranking, of which nobody has asked anything yet."""
-    orders = tuple(replace(order) for order in ranking.orders)
-    explore = None if ranking.explore is None else replace(ranking.explore)
-    return replace(ranking, orders=orders, explore=explore, validation=replace(ranking.validation))
+
+    def fresh(order: Order) -> Order:
+        return replace(order, passed=Passed())
+
+    return replace(
+        ranking,
+        orders=tuple(map(fresh, ranking.orders)),
+        explore=None if ranking.explore is None else fresh(ranking.explore),
+        validation=fresh(ranking.validation),
+    )
 
 
 events = st.tuples(
-    st.sampled_from(["lease", "label", "retract", "skip", "defect", "release", "expire"]),
+    st.sampled_from(["lease", "label", "retract", "skip", "defect", "release", "expire", "deepen"]),
     st.tuples(st.integers(0, 3), st.integers(1, 12)),
     st.sampled_from(["ann", "bob", "cyd"]),
 )
@@ -179,15 +187,28 @@ events = st.tuples(
 @given(steps=st.lists(events, max_size=10), votes=st.integers(1, 2))
 @example(steps=[("label", (0, 3), "ann"), ("retract", (1, 1), "ann")], votes=1)
 @example(
+    steps=[("lease", (0, 9), "ann"), ("deepen", (0, 1), "ann"), ("release", (0, 2), "ann")],
+    votes=1,
+)
+@example(
     steps=[("lease", (0, 9), "ann"), ("lease", (0, 9), "bob"), ("skip", (2, 3), "bob")], votes=2
 )
+@pytest.mark.parametrize("is_cold", [False, True])
 def test_what_was_passed_hides_nothing(
-    pool: Pool, loader: Loader, steps: list[tuple[str, tuple[int, int], str]], votes: int
+    pool: Pool,
+    loader: Loader,
+    is_cold: bool,
+    steps: list[tuple[str, tuple[int, int], str]],
+    votes: int,
 ) -> None:
-    """Whatever opens and closes rows between asks, the answers are those of a new ranking."""
-    view = a_view(pool, votes_per_item=votes, explore_fraction=0.2, validation_size=4)
-    ranking = ranked(loader, view)
-    order = ranking.orders[0].scored.rows.tolist()
+    """Whatever opens and closes rows between asks, and however deep the orders have become, the
+    answers are those of a new ranking."""
+    fields = {"votes_per_item": votes, "explore_fraction": 0.2, "validation_size": 4}
+    view = a_view(pool, is_cold=is_cold, **fields)
+    order = ranked(loader, view).orders[0].scored.rows.tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ordering, "FIRST_DEPTH", 6)
+        ranking = ranked(loader, view)
     for kind, (start, count), name in steps:
         rows = order[start : start + count]
         match kind:
@@ -198,6 +219,8 @@ def test_what_was_passed_hides_nothing(
             case "expire":
                 ended = tuple((row, name) for row in rows)
                 view.apply([ExpiryEntry(view.offset + 1, 0, ended)])
+            case "deepen":
+                ranking = deeper(ranking)
             case _:
                 reasons = {"skip": Release.SKIP, "defect": Release.CANNOT_LABEL}
                 release(view, rows, name, reasons.get(kind, Release.RETURN))

@@ -15,6 +15,7 @@ from coresift.server.session.grants import Ask, Batch, answer_of, context_of, me
 from coresift.server.session.live.live import LiveSession
 from coresift.server.session.ranking.proposals import is_plain, over_ask
 from coresift.server.session.ranking.proposing import (
+    Ahead,
     Deeper,
     NearLeased,
     Outdated,
@@ -212,6 +213,8 @@ class Batches:
                 match steps.send(answer):
                     case Deeper(shallow, wanted):
                         answer = await live.deepened(shallow, wanted)
+                    case Ahead(shallow, wanted):
+                        live.deepen_ahead(shallow, wanted)
                     case NearLeased():
                         answer = await self._near_leased(live)
                     case Run(work, is_quick):

@@ -19,7 +19,14 @@ from coresift.server.selection.candidates import neighbours_of
 from coresift.server.session.ranking.candidates import candidates_of, seeds_of
 from coresift.server.session.ranking.ordering import deeper, rank
 from coresift.server.session.ranking.proposals import is_plain, over_ask
-from coresift.server.session.ranking.proposing import Deeper, NearLeased, Run, propose, sources
+from coresift.server.session.ranking.proposing import (
+    Ahead,
+    Deeper,
+    NearLeased,
+    Run,
+    propose,
+    sources,
+)
 from coresift.server.session.ranking.ranking import Ranking
 from coresift.server.session.ranking.review import review
 from coresift.server.session.ranking.taken_groups import TakenGroups
@@ -103,6 +110,8 @@ class _Player:
                 match steps.send(answer):
                     case Deeper(shallow, wanted):
                         answer = self._ranking = deeper(shallow, wanted)
+                    case Ahead():
+                        pass
                     case NearLeased():
                         answer = self._near_leased(seen)
                     case Run(work):

@@ -12,7 +12,7 @@ from coresift.server.pool.pool import Pool
 from coresift.server.session.ranking.candidates import Candidates, counts
 from coresift.server.session.ranking.kept_candidates import KeptCandidates
 from coresift.server.session.ranking.neighbourhood import Neighbourhood
-from coresift.server.session.ranking.ordering import deepen_in_steps, rank_in_steps
+from coresift.server.session.ranking.ordering import deepen_in_steps, deeper, rank_in_steps
 from coresift.server.session.ranking.ranking import Ranking
 from coresift.server.session.ranking.review import review
 from coresift.server.session.setup.config import SessionConfig
@@ -27,7 +27,7 @@ from coresift.server.session.view.snapshot import (
     positive_rows,
 )
 from coresift.server.session.view.view_files import ViewFiles
-from coresift.server.session.work.call import CALL
+from coresift.server.session.work.call import BACKGROUND, CALL
 from coresift.server.session.work.claims import Claims
 from coresift.server.session.work.refreshes import Refreshes
 from coresift.server.session.work.shared_scans import SharedScans
@@ -70,6 +70,7 @@ class LiveSession(FollowedView):
     def _forget(self) -> None:
         super()._forget()
         self.ranking: Ranking | None = None
+        self._ahead: Ranking | None = None
         self.review: Ranking | None = None
         self.head_state: HeadState | None = None
         self._materials: dict[SessionConfig, Materials] = {}
@@ -209,6 +210,18 @@ class LiveSession(FollowedView):
             if self.ranking is ranking:
                 self.ranking = more
             return more
+
+    def deepen_ahead(self, ranking: Ranking, wanted: int) -> None:
+        """Begin to make more rows before calls wait for them."""
+        if self.ranking is ranking and self._ahead is not ranking:
+            self._ahead = ranking
+            # What fails is tried again when a call needs it.
+            self._workers.begin(self._deepen_ahead(ranking, wanted), BACKGROUND)
+
+    async def _deepen_ahead(self, ranking: Ranking, wanted: int) -> None:
+        more = await self._workers.run_behind(lambda: deeper(ranking, wanted))
+        if self.ranking is ranking:
+            self.ranking = more
 
     async def _rank(
         self, materials: Materials, state: HeadState, candidates: Candidates | None

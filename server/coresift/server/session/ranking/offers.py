@@ -50,6 +50,12 @@ class Free:
         """Whether a deeper order could hold the missing ones."""
         return len(self.places) < self.needed and not self.order.scored.complete
 
+    @property
+    def runs_out(self) -> bool:
+        """Whether more than half of the order is behind, and a deeper one could hold more."""
+        rows, last = len(self.order.scored.rows), self.places[-1] if self.places else 0
+        return 2 * last > rows and not self.order.scored.complete
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -138,8 +144,16 @@ def _recent(ranking: Ranking, view: View, annotator: str) -> list[int]:
 
 def lacks(offered: Offer) -> bool:
     """Whether a deeper ranking could fill an offer that is short."""
-    orders = [*offered.free, *([offered.explore] if offered.explore is not None else [])]
-    return any(free.is_cut for free in orders)
+    return any(free.is_cut for free in _deepening(offered))
+
+
+def runs_out(offered: Offer) -> bool:
+    """Whether an offer as large may be short before long, which a deeper ranking could fill."""
+    return any(free.runs_out for free in _deepening(offered))
+
+
+def _deepening(offered: Offer) -> list[Free]:
+    return offered.free if offered.explore is None else [*offered.free, offered.explore]
 
 
 def proposed(order: Order, places: list[int]) -> list[Proposed]:

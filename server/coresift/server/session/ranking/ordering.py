@@ -87,11 +87,13 @@ def deepen_in_steps(ranking: Ranking, wanted: int = 0) -> Steps[Ranking]:
     blocked = _blocked(materials, snapshot)
     deepest = max(wanted, *(len(order.scored.rows) for order in ranking.orders))
     explore = _explored(materials, snapshot, 8 * max(FIRST_DEPTH, deepest))
+    if explore is not None and ranking.explore is not None:
+        explore = explore.continuing(ranking.explore)
     if ranking.is_cold:
         near = ranking.near if ranking.near is not None else np.empty((0, 0), np.int32)
         scored = cold_start(materials, snapshot, near, blocked, 8 * max(1, deepest))
-        orders: tuple[Order, ...] = (replace(ranking.orders[0], scored=scored),)
-        return replace(ranking, orders=orders, explore=explore)
+        cold = Order(PickReason.COLD_START, 1.0, scored).continuing(ranking.orders[0])
+        return replace(ranking, orders=(cold,), explore=explore)
     situation = situation_of(materials, state)
     found = yield from _together(
         [
@@ -110,8 +112,7 @@ def deepen_in_steps(ranking: Ranking, wanted: int = 0) -> Steps[Ranking]:
         materials.pool,
     )
     orders = tuple(
-        replace(new, share=order.share, component=order.component)
-        for new, order in zip(found, ranking.orders, strict=True)
+        new.continuing(before) for new, before in zip(found, ranking.orders, strict=True)
     )
     return replace(ranking, orders=orders, explore=explore)
 

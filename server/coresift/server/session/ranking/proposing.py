@@ -15,7 +15,7 @@ import numpy as np
 
 from coresift.server.arrays import Rows
 from coresift.server.selection.priority import priorities
-from coresift.server.session.ranking.offers import Offer, Proposed, lacks, offer
+from coresift.server.session.ranking.offers import Offer, Proposed, lacks, offer, runs_out
 from coresift.server.session.ranking.proposals import (
     MAX_SHORTLIST,
     chosen,
@@ -30,6 +30,14 @@ from coresift.server.session.view.view import View
 @dataclass(frozen=True, slots=True)
 class Deeper:
     """Send the same ranking with at least ``wanted`` rows in each order, if there are as many."""
+
+    ranking: Ranking
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """Nothing to send: a `Deeper` with the same will be wanted before long."""
 
     ranking: Ranking
     wanted: int
@@ -51,7 +59,7 @@ class Run:
 MOST_SOURCES = 64
 """Leased rows that are looked around: a look-up of thousands would take seconds."""
 
-Step = Deeper | NearLeased | Run
+Step = Deeper | Ahead | NearLeased | Run
 
 
 class Outdated(Exception):  # noqa: N818 - no error: the caller ranks anew
@@ -85,6 +93,8 @@ def propose(
         while lacks(offered):
             ranking = yield Deeper(ranking, needed)
             offered = free_rows(look, ranking, annotator, wanted, needed)
+        if runs_out(offered):
+            yield Ahead(ranking, needed)
         near = np.empty(0, np.int32)
         if not offered.has_more and not ranking.is_review:
             near = yield NearLeased()

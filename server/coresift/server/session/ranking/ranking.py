@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import numpy as np
@@ -41,7 +41,8 @@ class Order:
         is_ranked: each choice depends on those before it.
         scored: the rows; not ``complete`` where more exist beyond the last.
         details: what the strategy found on its way.
-        passed: the rows at its beginning that nobody can get.
+        passed: the rows at its beginning that nobody can get; shared with the orders that this one
+            goes on from.
     """
 
     reason: PickReason
@@ -50,7 +51,17 @@ class Order:
     details: Mapping[str, float] = field(default_factory=dict)
     component: int = 0
     is_ranked: bool = False
-    passed: Passed = field(default_factory=Passed, init=False, repr=False, compare=False)
+    passed: Passed = field(default_factory=Passed, repr=False, compare=False)
+
+    def continuing(self, before: Order) -> Order:
+        """This order in the place of one with fewer rows."""
+        goes_on = np.array_equal(self.scored.rows[: len(before.scored.rows)], before.scored.rows)
+        return replace(
+            self,
+            share=before.share,
+            component=before.component,
+            passed=before.passed if goes_on else self.passed,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,121 @@
+"""Orders get more rows before calls wait for them."""
+
+from __future__ import annotations
+
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.fixtures.pools import make_pool
+from tests.fixtures.replicas import Pair, Replica
+
+from coresift.server.errors import CoresiftError, Reason
+from coresift.server.pool.pool import Pool
+from coresift.server.selection.candidates import All
+from coresift.server.session.live import live
+from coresift.server.session.ranking import ordering
+from coresift.server.session.ranking.ranking import Ranking
+from coresift.server.session.replay import read_log, replay
+from coresift.server.session.view.labels import pack_class
+
+SIDES = {0: pack_class(1), 1: pack_class(0)}
+ITEMS, DEPTH = 900, 100
+SIZE = 10
+LONGEST_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    X = np.random.default_rng(8).standard_normal((ITEMS, 8)).astype(np.float32)
+    return make_pool(tmp_path_factory.mktemp("pool"), X)
+
+
+class Deepening:
+    """How often an order got more rows ahead and for calls that waited.
+
+    What is ahead waits until it ``may_run``, and fails while it is ``broken``.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead, self.needed, self.broken = 0, 0, False
+        self.may_run = Event()
+        deeper, in_steps = live.deeper, live.deepen_in_steps
+
+        def ahead(ranking: Ranking, wanted: int) -> Ranking:
+            self.ahead += 1
+            assert self.may_run.wait(LONGEST_S)
+            if self.broken:
+                raise CoresiftError(Reason.INTERNAL, "planted")
+            return deeper(ranking, wanted)
+
+        def needed(*arguments: Any) -> Any:
+            self.needed += 1
+            return in_steps(*arguments)
+
+        monkeypatch.setattr(ordering, "FIRST_DEPTH", DEPTH)
+        monkeypatch.setattr(live, "deeper", ahead)
+        monkeypatch.setattr(live, "deepen_in_steps", needed)
+
+
+async def asked(replica: Replica, session: str, times: int) -> list[int]:
+    """The rows of so many batches; all are leased."""
+    return [
+        pick.row
+        for _ in range(times)
+        for pick in (await replica.next_batch(session, size=SIZE)).picks
+    ]
+
+
+async def test_nobody_waits_for_more_rows(
+    pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    deepening = Deepening(monkeypatch)
+    session = await one.create(pool, candidates=All())
+    await one.label(session, SIDES)
+    rows = await asked(one, session, 4)  # goes on while more rows are made
+    assert (deepening.ahead, deepening.needed) == (1, 0)
+    deepening.may_run.set()
+    await one.workers.run_behind(lambda: None)  # one after the other
+    rows += await asked(one, session, 60)
+    assert (deepening.ahead, deepening.needed) == (2, 0)
+    assert len(set(rows)) == len(rows) == 64 * SIZE
+    assert not replay(two.loader, await read_log(two.store, session)).differences
+
+
+async def test_what_fails_ahead_is_made_when_it_is_needed(
+    pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    deepening = Deepening(monkeypatch)
+    deepening.broken = True
+    deepening.may_run.set()
+    session = await one.create(pool, candidates=All())
+    await one.label(session, SIDES)
+    rows = await asked(one, session, 20)
+    assert (deepening.ahead, deepening.needed) == (1, 1)
+    assert len(set(rows)) == 20 * SIZE
+    assert not replay(two.loader, await read_log(two.store, session)).differences
+
+
+async def test_labels_leave_what_is_made_ahead_behind(
+    pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes of an older ranking does not take the place of a newer one."""
+    one, two = pair
+    deepening = Deepening(monkeypatch)
+    session = await one.create(pool, candidates=All())
+    await one.label(session, SIDES)
+    rows = await asked(one, session, 1)
+    assert deepening.ahead == 1
+    await one.label(session, {rows[0]: pack_class(1)})
+    rows += await asked(one, session, 1)
+    shown = (await one.live(session)).ranking
+    deepening.may_run.set()
+    await one.workers.run_behind(lambda: None)
+    deeper = (await one.live(session)).ranking
+    assert shown is not None
+    assert deeper is not None
+    assert deeper.continues(shown)
+    assert not replay(two.loader, await read_log(two.store, session)).differences
