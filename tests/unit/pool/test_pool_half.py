@@ -216,3 +216,21 @@ pool.search(pool.fetch(np.arange(100)), 5)
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "pool")], check=True)
+
+
+AFTER_THE_IMPORT = """
+import gc
+from coresift.server.pool.half_gain import half_pays
+
+assert "torch" not in __import__("sys").modules
+half_pays(64, 10**6, 256, wait=True)
+assert "torch" in __import__("sys").modules
+print(len(gc.get_objects()))
+"""
+
+
+def test_the_collector_does_not_look_at_torch() -> None:
+    """Which is more than a hundred thousand objects."""
+    command = [sys.executable, "-c", AFTER_THE_IMPORT]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(printed) < 20_000
