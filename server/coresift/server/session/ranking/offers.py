@@ -83,9 +83,8 @@ class Offer:
         return any(free.has_more for free in self.free)
 
     def blocked(self, ranking: Ranking) -> Rows:
-        """Rows, ascending, that the annotator cannot get."""
-        recent = np.array(self.recent, np.int32)
-        return np.union1d(ranking.snapshot.labelled(), recent).astype(np.int32)
+        """Rows that the annotator cannot get."""
+        return np.concatenate([ranking.snapshot.labelled(), np.array(self.recent, np.int32)])
 
 
 def offer(ranking: Ranking, view: View, annotator: str, wanted: int, needed: int) -> Offer:

@@ -167,19 +167,22 @@ def expansion(ranking: Ranking, near: Rows, blocked: Rows, wanted: int) -> list[
 
     Args:
         ranking: complete.
-        near: neighbours of leased items, ascending.
-        blocked: ascending rows that the annotator cannot get; left out.
+        near: distinct neighbours of leased items, ascending.
+        blocked: rows that the annotator cannot get; left out.
         wanted: at most so many rows, fewer only if the pool has no more.
     """
     materials, config = ranking.materials, ranking.snapshot.config
-    used = np.union1d(ranking.ranked_rows(), np.union1d(blocked, materials.validation))
-    outside = materials.admits(np.setdiff1d(near, used).astype(np.int32))
+    ranked = (order.scored.rows for order in ranking.orders)
+    is_used = np.zeros(materials.pool.manifest.items, np.bool_)
+    for rows in (*ranked, materials.validation, blocked):
+        is_used[rows] = True
+    outside = materials.admits(near[~is_used[near]])
     expanded = _scored(ranking, outside) if len(outside) else []
     if len(expanded) >= wanted:
         return expanded[:wanted]
-    used = np.union1d(used, outside)
-    fill = materials.random(config.seed, "fill").first(wanted + len(used))
-    fill = fill[~np.isin(fill, used)][:wanted]
+    is_used[outside] = True
+    fill = materials.random(config.seed, "fill").first(wanted + int(is_used.sum()))
+    fill = fill[~is_used[fill]][:wanted]
     filled = [Proposed(row, float("nan"), -1, PickReason.RANDOM) for row in fill.tolist()]
     return expanded + filled[: wanted - len(expanded)]
 

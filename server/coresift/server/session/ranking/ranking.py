@@ -118,10 +118,6 @@ class Ranking:
             for own, before in zip(self.orders, other.orders, strict=True)
         )
 
-    def ranked_rows(self) -> Rows:
-        """Rows of all orders of the strategies, ascending."""
-        return np.unique(np.concatenate([order.scored.rows for order in self.orders]))
-
 
 def situation_of(materials: Materials, state: HeadState) -> Situation:
     """What strategies may know."""
