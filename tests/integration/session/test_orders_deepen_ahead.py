@@ -20,8 +20,10 @@ from coresift.server.session.replay import read_log, replay
 from coresift.server.session.view.labels import pack_class
 
 SIDES = {0: pack_class(1), 1: pack_class(0)}
-ITEMS, DEPTH = 900, 100
+ITEMS, DEPTH = 4_000, 400
 SIZE = 10
+HALF = DEPTH // 2 // SIZE + 2
+"""Batches after which more than half of the first order is behind."""
 LONGEST_S = 30.0
 
 
@@ -39,11 +41,12 @@ class Deepening:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead, self.needed, self.broken = 0, 0, False
-        self.may_run = Event()
+        self.begun, self.may_run = Event(), Event()
         deeper, in_steps = live.deeper, live.deepen_in_steps
 
         def ahead(ranking: Ranking, wanted: int) -> Ranking:
             self.ahead += 1
+            self.begun.set()
             assert self.may_run.wait(LONGEST_S)
             if self.broken:
                 raise CoresiftError(Reason.INTERNAL, "planted")
@@ -74,13 +77,17 @@ async def test_nobody_waits_for_more_rows(
     deepening = Deepening(monkeypatch)
     session = await one.create(pool, candidates=All())
     await one.label(session, SIDES)
-    rows = await asked(one, session, 4)  # goes on while more rows are made
+    rows = await asked(one, session, HALF - 1)
+    assert (deepening.ahead, deepening.needed) == (0, 0)
+    rows += await asked(one, session, 3)  # goes on while more rows are made
+    assert deepening.begun.wait(LONGEST_S)
     assert (deepening.ahead, deepening.needed) == (1, 0)
     deepening.may_run.set()
     await one.workers.run_behind(lambda: None)  # one after the other
-    rows += await asked(one, session, 60)
+    rows += await asked(one, session, 8 * HALF)
+    await one.workers.run_behind(lambda: None)
     assert (deepening.ahead, deepening.needed) == (2, 0)
-    assert len(set(rows)) == len(rows) == 64 * SIZE
+    assert len(set(rows)) == len(rows) == (9 * HALF + 2) * SIZE
     assert not replay(two.loader, await read_log(two.store, session)).differences
 
 
@@ -93,9 +100,10 @@ async def test_what_fails_ahead_is_made_when_it_is_needed(
     deepening.may_run.set()
     session = await one.create(pool, candidates=All())
     await one.label(session, SIDES)
-    rows = await asked(one, session, 20)
+    rows = await asked(one, session, 2 * HALF)
+    await one.workers.run_behind(lambda: None)
     assert (deepening.ahead, deepening.needed) == (1, 1)
-    assert len(set(rows)) == 20 * SIZE
+    assert len(set(rows)) == 2 * HALF * SIZE
     assert not replay(two.loader, await read_log(two.store, session)).differences
 
 
@@ -107,15 +115,15 @@ async def test_labels_leave_what_is_made_ahead_behind(
     deepening = Deepening(monkeypatch)
     session = await one.create(pool, candidates=All())
     await one.label(session, SIDES)
-    rows = await asked(one, session, 1)
-    assert deepening.ahead == 1
+    rows = await asked(one, session, HALF)
+    assert deepening.begun.wait(LONGEST_S)
     await one.label(session, {rows[0]: pack_class(1)})
-    rows += await asked(one, session, 1)
-    shown = (await one.live(session)).ranking
+    assert await asked(one, session, 1)
+    shown = await one.live(session)
+    newest = shown.ranking
+    assert newest is not None
     deepening.may_run.set()
     await one.workers.run_behind(lambda: None)
-    deeper = (await one.live(session)).ranking
-    assert shown is not None
-    assert deeper is not None
-    assert deeper.continues(shown)
+    assert shown.ranking is not None
+    assert shown.ranking.snapshot is newest.snapshot
     assert not replay(two.loader, await read_log(two.store, session)).differences

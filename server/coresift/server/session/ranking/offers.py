@@ -52,9 +52,13 @@ class Free:
 
     @property
     def runs_out(self) -> bool:
-        """Whether more than half of the order is behind, and a deeper one could hold more."""
-        rows, last = len(self.order.scored.rows), self.places[-1] if self.places else 0
-        return 2 * last > rows and not self.order.scored.complete
+        """Whether more than half of the order is behind, and a deeper one could hold more.
+
+        Not where choices depend on each other: such orders are dear, and labels may come first.
+        """
+        order, behind = self.order, self.places[0] if self.places else 0
+        is_cut = not (order.scored.complete or order.is_ranked)
+        return is_cut and 2 * behind > len(order.scored.rows)
 
 
 @dataclass(frozen=True, slots=True)
