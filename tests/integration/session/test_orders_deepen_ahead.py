@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from threading import Event
 from typing import Any
 
@@ -10,10 +12,12 @@ import pytest
 from tests.fixtures.pools import make_pool
 from tests.fixtures.replicas import Pair, Replica
 
+from coresift.server.arrays import Float32s, Rows
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
-from coresift.server.selection.candidates import All
+from coresift.server.selection.candidates import All, Seals
 from coresift.server.session.live import live
+from coresift.server.session.live.live import LiveSession
 from coresift.server.session.ranking import ordering
 from coresift.server.session.ranking.ranking import Ranking
 from coresift.server.session.replay import read_log, replay
@@ -127,3 +131,32 @@ async def test_labels_leave_what_is_made_ahead_behind(
     assert shown.ranking is not None
     assert shown.ranking.snapshot is newest.snapshot
     assert not replay(two.loader, await read_log(two.store, session)).differences
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_what_was_made_ahead_keeps_no_vectors(
+    pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    """Those of the candidates, once the session's memory is wanted back."""
+    one, _ = pair
+    deepening = Deepening(monkeypatch)
+    deepening.broken = broken
+    deepening.may_run.set()
+    session = await one.create(pool, candidates=Seals(2 * DEPTH))
+    await one.label(session, SIDES)
+    await asked(one, session, HALF)
+    await one.workers.run_behind(lambda: None)
+    assert deepening.begun.is_set()
+    shown = await one.live(session)
+    kept = [weakref.ref(vectors) for _, vectors in parts_of(shown)]
+    assert kept
+    shown.shed()
+    gc.collect()  # a planted error holds the frames that it came through
+    assert not any(vectors() is not None for vectors in kept)
+
+
+def parts_of(shown: LiveSession) -> tuple[tuple[Rows, Float32s], ...]:
+    """The candidates' vectors that a ranking streams through."""
+    assert shown.ranking is not None
+    assert shown.ranking.candidates is not None
+    return shown.ranking.candidates.parts or ()

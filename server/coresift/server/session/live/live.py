@@ -70,7 +70,7 @@ class LiveSession(FollowedView):
     def _forget(self) -> None:
         super()._forget()
         self.ranking: Ranking | None = None
-        self._ahead: Ranking | None = None
+        self._ahead: tuple[int, int, int] | None = None
         self.review: Ranking | None = None
         self.head_state: HeadState | None = None
         self._materials: dict[SessionConfig, Materials] = {}
@@ -213,8 +213,11 @@ class LiveSession(FollowedView):
 
     def deepen_ahead(self, ranking: Ranking, wanted: int) -> None:
         """Begin to make more rows before calls wait for them."""
-        if self.ranking is ranking and self._ahead is not ranking:
-            self._ahead = ranking
+        # Not the ranking itself, which would keep the vectors of its candidates.
+        rows = sum(len(order.scored.rows) for order in ranking.orders)
+        these = ranking.snapshot.revision, ranking.snapshot.config_version, rows
+        if self.ranking is ranking and self._ahead != these:
+            self._ahead = these
             # What fails is tried again when a call needs it.
             self._workers.begin(self._deepen_ahead(ranking, wanted), BACKGROUND)
 
