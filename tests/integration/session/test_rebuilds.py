@@ -11,6 +11,7 @@ from tests.fixtures.replicas import Pair, Replica, now, rows_of
 
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import Seals
+from coresift.server.session.live.live import LiveSession
 from coresift.server.session.live.sessions import REBUILDS_AT_ONCE, LiveSessions
 from coresift.server.session.ranking import kept_candidates
 from coresift.server.session.view import catching_up
@@ -53,6 +54,16 @@ class Held:
             self.reading.discard(uid)
         return await self._read(uid, view, count)
 
+    async def abandoned(self, live: LiveSession) -> None:
+        """Let a call begin to rebuild the session's view, and go away."""
+        self.uids = {live.uid}
+        call = asyncio.create_task(live.sync(now()))
+        while not self.reading:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
 
 async def test_few_long_logs_are_read_at_once_and_others_go_on(
     pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
@@ -89,21 +100,41 @@ async def test_a_rebuild_survives_its_callers(
     monkeypatch.setattr(catching_up, "FAR_ENTRIES", 10)
     monkeypatch.setattr(catching_up, "LOG_PAGE", 8)
     one, two = pair
-    session = await long_session(two, pool)
-    live = await one.live(session)
+    live = await one.live(await long_session(two, pool))
     held = Held(one, monkeypatch)
-    held.uids = {live.uid}
-    call = asyncio.create_task(live.sync(now()))
-    while not held.reading:  # noqa: ASYNC110
-        await asyncio.sleep(0)
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
+    await held.abandoned(live)
     next_call = asyncio.create_task(live.sync(now()))
     held.go.set()
     await next_call
     assert live.view.vote_count == 30
     assert held.most == 1
+
+
+async def test_who_comes_just_as_an_abandoned_rebuild_ends_goes_on(
+    pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the end of the rebuild and what is told of it; the event loop once stood still."""
+    monkeypatch.setattr(catching_up, "FAR_ENTRIES", 10)
+    monkeypatch.setattr(catching_up, "LOG_PAGE", 8)
+    one, two = pair
+    session = await long_session(two, pool)
+    live = await one.live(session)
+    held = Held(one, monkeypatch)
+    newcomers: list[asyncio.Task[None]] = []
+    keep = live._keep
+
+    def come() -> None:
+        keep()
+        newcomers.append(asyncio.create_task(live.sync(now())))
+
+    monkeypatch.setattr(live, "_keep", come)  # the last that a rebuild does
+    await held.abandoned(live)
+    held.go.set()
+    while not newcomers:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    await newcomers[0]
+    assert live.view.vote_count == 30
+    assert await one.next_batch(session, size=3)
 
 
 async def test_a_view_far_behind_goes_on_where_it_was(

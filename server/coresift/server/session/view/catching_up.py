@@ -119,9 +119,11 @@ class FollowedView:
 
     async def _catch_up(self) -> None:
         """Read a piece of the log, or all of a long one."""
-        if self._rebuilding is not None:  # begun by a call that has gone away
+        rebuilding = self._rebuilding
+        # One that has ended may not be forgotten yet: awaiting it would not let the loop do so.
+        if rebuilding is not None and not rebuilding.done():  # begun by a call that has gone away
             with _resting():
-                await asyncio.shield(self._rebuilding)
+                await asyncio.shield(rebuilding)
             return
         seen_at, view = time.monotonic(), self.view
         with self._metrics.stage("catch_up"):
@@ -148,7 +150,8 @@ class FollowedView:
             await asyncio.shield(self._rebuilding)
 
     def _end_rebuild(self, done: asyncio.Task[None]) -> None:
-        self._rebuilding = None
+        if self._rebuilding is done:
+            self._rebuilding = None
         self._rebuilds.release()
         if not done.cancelled():
             done.exception()  # seen by the caller, or the caller is gone
