@@ -15,10 +15,13 @@ import grpc.aio
 from tests.fixtures.servers import Pools, ServerProcess
 
 from coresift.client import Client
+from coresift.server.rpc.call_classes import LIMITS, CallClass
 from coresift.v1 import selection_pb2 as pb
 
 PREFIX = "/coresift.v1.SelectionService/"
 CALLERS, CALLS = 40, 75
+CROWD = 3 * LIMITS[CallClass.UPLOADING].open
+"""Uploads at once: more than may be open, however fast the server is and whatever it waits for."""
 MOST_S = 0.5
 """For which a caller waits until it gives up."""
 REST_S = 20.0
@@ -45,10 +48,20 @@ class Caller:
             giving_up = asyncio.get_running_loop().call_later(
                 self._random.uniform(0, MOST_S), call.cancel
             )
-            code, details = await call.code(), await call.details()
-            # What the client's library says of a stream cancelled just as it begins.
-            codes["CANCELLED" if details == "Internal error from Core" else code.name] += 1
+            codes[await code_of(call)] += 1
             giving_up.cancel()
+        return codes
+
+    async def crowd(self) -> Counter[str]:
+        """The codes of a crowd of uploads, all of them given up when the first is refused."""
+        uploads = [self._put(REST_S) for _ in range(CROWD)]
+        codes: Counter[str] = Counter()
+        for ended in asyncio.as_completed(map(code_of, uploads)):
+            code = await ended
+            codes[code] += 1
+            if code == "RESOURCE_EXHAUSTED":
+                for upload in uploads:
+                    upload.cancel()
         return codes
 
     def _get(self, timeout: float) -> Any:
@@ -82,10 +95,18 @@ class Caller:
         return self._channel.stream_unary(PREFIX + "PutSignals")(chunks(), timeout=timeout)
 
 
+async def code_of(call: Any) -> str:
+    """The code that the call ends with."""
+    code, details = await call.code(), await call.details()
+    # What the client's library says of a stream cancelled just as it begins.
+    return "CANCELLED" if details == "Internal error from Core" else str(code.name)
+
+
 async def give_up_many(listen: str, session: str) -> Counter[str]:
     async with grpc.aio.insecure_channel(listen) as channel:
+        refused = await Caller(channel, session, CALLERS).crowd()
         callers = [Caller(channel, session, seed).run() for seed in range(CALLERS)]
-        return sum(await asyncio.gather(*callers), Counter())
+        return sum(await asyncio.gather(*callers), refused)
 
 
 def held(server: ServerProcess) -> dict[str, float]:
@@ -104,7 +125,7 @@ def test_calls_that_are_given_up_leave_nothing(pools: Pools, tmp_path: Path) -> 
             client.add_labels(session, dict.fromkeys(pools.large.item_ids, "positive"), "ann")
             client.add_labels(session, {"item-0": "negative"}, "ben")
         codes = asyncio.run(give_up_many(server.listen, session))
-        assert codes.total() == CALLERS * CALLS
+        assert codes.total() == CALLERS * CALLS + CROWD
         assert set(codes) == CODES
         ends = time.monotonic() + REST_S
         while (left := held(server)) and time.monotonic() < ends:
