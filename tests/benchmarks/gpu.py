@@ -131,7 +131,8 @@ def most_uncertain(pool: Any, head: Head) -> npt.NDArray[np.int32]:
     """As a session finds them."""
     nothing: Any = np.empty((0, 1))
     rows = np.empty(0, np.int32)
-    situation = Situation(pool, Task.BINARY, 5, 1, head, HeadConfig(), rows, rows, nothing, nothing)
+    learned = rows, nothing, nothing
+    situation = Situation(pool, Task.BINARY, 5, 1, head, HeadConfig(), rows, lambda: learned)
     scorer = strategy_of(Choice("max_entropy")).prepare(situation)
     assert not isinstance(scorer, Ranker)
     blocked = np.zeros(pool.manifest.items, np.bool_)

@@ -62,7 +62,8 @@ def pool(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def situation(pool: Pool, labelled: Rows, seed: int = SEED, task: Task = Task.BINARY) -> Situation:
     nothing = np.empty((0, 1))
-    return Situation(pool, task, seed, 1, None, HeadConfig(), labelled, NONE, nothing, nothing)
+    learned = NONE, nothing, nothing
+    return Situation(pool, task, seed, 1, None, HeadConfig(), labelled, lambda: learned)
 
 
 def drawn(seed: int, count: int, rows: int = N) -> Rows:

@@ -47,9 +47,8 @@ def situation(pool: Pool, rows: Rows, positive: Float64s, budget: int | None = N
     if len(rows) > 3:
         positive, opposed = positive.copy(), opposed.copy()
         positive[3] = opposed[3] = 0
-    return Situation(
-        pool, Task.BINARY, 3, 1, None, HeadConfig(), rows, rows, positive, opposed, budget
-    )
+    learned = rows, positive, opposed
+    return Situation(pool, Task.BINARY, 3, 1, None, HeadConfig(), rows, lambda: learned, budget)
 
 
 def free(rows: Rows, every: int = 1) -> Rows:
@@ -69,11 +68,10 @@ def twin(
     table = at.pool.neighbour_table
     assert table is not None
     near = {row: table[row, : strategy.neighbours].tolist() for row in candidates.tolist()}
+    rows, positive, opposed = at.lessons
     known = {
         row: pro / (pro + con)
-        for row, pro, con in zip(
-            at.train_rows.tolist(), at.targets[:, 0], at.opposed[:, 0], strict=True
-        )
+        for row, pro, con in zip(rows.tolist(), positive[:, 0], opposed[:, 0], strict=True)
         if pro + con > 0
     }
 

@@ -102,7 +102,7 @@ def test_a_useless_head_keeps_its_line() -> None:
 
 def test_each_side_is_dealt_out_evenly(cosine: Pool) -> None:
     situation = situation_of(cosine, Task.BINARY, labels=83)
-    positive = situation.targets[:, 0] > 0
+    positive = situation.training.targets[:, 0] > 0
     folds = stratified_folds(situation, positive, 5)
     for side in (positive, ~positive):
         counts = np.bincount(folds[side], minlength=5)
@@ -173,7 +173,8 @@ def test_with_one_label_of_a_side_the_head_decides(cosine: Pool, side: str) -> N
     situation = situation_of(cosine, Task.BINARY, labels=20)
     one = (np.arange(20) == 4).astype(np.float64)[:, None]
     targets, opposed = (one, 1 - one) if side == "targets" else (1 - one, one)
-    situation = replace(situation, targets=targets, opposed=opposed)
+    rows, _, _ = situation.lessons
+    situation = replace(situation, learned=lambda: (rows, targets, opposed))
     scorer, rows = prepared(Direct(), situation), free_rows(situation)
     part = exact_part(scorer, situation, rows)
     assert (scorer.score(part) == -np.abs(part.logits[:, 0])).all()
@@ -190,7 +191,7 @@ def test_any_metric_and_setting_serves(pool: Pool) -> None:
 
 def test_folds_are_a_parameter(cosine: Pool) -> None:
     situation = situation_of(cosine, Task.BINARY, labels=30)
-    positive = situation.targets[:, 0] > 0
+    positive = situation.training.targets[:, 0] > 0
     for folds in (2, 20):
         assert len(np.unique(stratified_folds(situation, positive, folds))) == min(folds, 21)
         scorer = prepared(Direct(folds), situation)

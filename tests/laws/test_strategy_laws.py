@@ -158,9 +158,7 @@ def situation_of(pool: Pool, head: Head) -> Situation:
         head=head,
         head_config=HeadConfig(),
         labelled=rows,
-        train_rows=rows,
-        targets=targets,
-        opposed=opposed,
+        learned=lambda: (rows, targets, opposed),
         signals=signals,
     )
 

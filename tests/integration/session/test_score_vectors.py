@@ -171,7 +171,8 @@ class Case:
         fitted = heads.Head(task, head.weights, head.bias, np.ones(len(head.bias), np.bool_))
         config, revision = heads.HeadConfig(), head.basis.revision
         opposed = np.zeros_like(targets) if self.task is Task.MULTICLASS else 1 - targets
-        return Situation(self.pool, task, 5, revision, fitted, config, rows, rows, targets, opposed)
+        learned = rows, targets, opposed
+        return Situation(self.pool, task, 5, revision, fitted, config, rows, lambda: learned)
 
 
 TASKS = {
@@ -273,7 +274,7 @@ def predictive_information(case: Case, vectors: Floats) -> Floats:
 def near_the_threshold(case: Case, vectors: Floats) -> Floats:
     """Each threshold midway between two cross-fitted logits is tried."""
     situation = case.situation()
-    positive = situation.targets[:, 0] > 0
+    positive = situation.training.targets[:, 0] > 0
     folds = stratified_folds(situation, positive, 5)
     task, config, training = situation.task, situation.head_config, situation.training
     logits = cross_fitted_logits(task, config, training, folds)[:, 0]

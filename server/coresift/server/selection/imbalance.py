@@ -61,7 +61,8 @@ class Direct:
 
 def stratified_folds(situation: Situation, positive: Bools, folds: int) -> Int64s:
     """The fold of each training row, int64 [n]: each side is dealt out in hash order."""
-    priority = priorities(situation.seed, f"folds:{situation.revision}", situation.train_rows)
+    rows, _, _ = situation.lessons
+    priority = priorities(situation.seed, f"folds:{situation.revision}", rows)
     dealt = np.empty(len(positive), np.int64)
     for side in (positive, ~positive):
         order = np.flatnonzero(side)[np.argsort(-priority[side], kind="stable")]

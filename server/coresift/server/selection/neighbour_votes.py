@@ -70,19 +70,21 @@ def votes_of(situation: Situation, candidates: Rows, neighbours: int, prior: flo
     table = situation.pool.neighbour_table
     if table is None:
         raise ValueError("the pool has no neighbour table")
-    votes = situation.targets[:, 0] + situation.opposed[:, 0]
+    rows, targets, opposed = situation.lessons
+    votes = targets[:, 0] + opposed[:, 0]
     voted = votes > 0
-    labelled = situation.train_rows[voted]
+    labelled = rows[voted]
     known, share = np.zeros((2, len(table)))
     known[labelled] = 1
-    share[labelled] = situation.targets[voted, 0] / votes[voted]
+    share[labelled] = targets[voted, 0] / votes[voted]
     place = np.full(len(table), len(candidates), np.int32)
     place[candidates] = np.arange(len(candidates))
     near = np.empty((len(candidates), neighbours), np.int32)
     positives, labels = np.empty((2, len(candidates)))
     for start in range(0, len(candidates), BLOCK):
         block = slice(start, start + BLOCK)
-        rows = table[candidates[block], :neighbours]
-        near[block] = place[rows]
-        positives[block], labels[block] = share[rows].sum(axis=1), known[rows].sum(axis=1)
+        nearest = table[candidates[block], :neighbours]
+        near[block] = place[nearest]
+        positives[block] = share[nearest].sum(axis=1)
+        labels[block] = known[nearest].sum(axis=1)
     return Votes(near, positives, labels, prior)

@@ -8,7 +8,7 @@ candidates at once. A larger score is chosen sooner; ties go to the smaller row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Protocol, runtime_checkable
@@ -36,8 +36,8 @@ class Situation:
         head: None while the labels do not determine one.
         head_config: how it was fitted.
         labelled: rows with a vote, ascending.
-        train_rows: rows that train the head; ``targets`` and ``opposed`` are theirs, as in
-            `coresift.server.head.TrainingSet`.
+        learned: the rows that train the head with ``targets`` and ``opposed``, as in
+            `coresift.server.head.TrainingSet`; asked once, and only where a strategy reads them.
         budget: labels that may still be given; None: no limit.
         signals: uploaded columns by name, float32 [N] each.
     """
@@ -49,17 +49,20 @@ class Situation:
     head: Head | None
     head_config: HeadConfig
     labelled: Rows
-    train_rows: Rows
-    targets: Float64s
-    opposed: Float64s
+    learned: Callable[[], tuple[Rows, Float64s, Float64s]]
     budget: int | None = None
     signals: Mapping[str, Float32s] = field(default_factory=dict)
 
     @cached_property
+    def lessons(self) -> tuple[Rows, Float64s, Float64s]:
+        """Rows that train the head, int32 [n], their targets and opposed weights, [n, K]."""
+        return self.learned()
+
+    @cached_property
     def training(self) -> TrainingSet:
         """The labels as the fit saw them."""
-        vectors = self.pool.fetch(self.train_rows)
-        return TrainingSet(vectors, self.targets, self.opposed)
+        rows, targets, opposed = self.lessons
+        return TrainingSet(self.pool.fetch(rows), targets, opposed)
 
     def fitted(self) -> Head:
         """The head; a strategy that needs none never asks."""

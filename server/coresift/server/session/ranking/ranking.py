@@ -122,7 +122,7 @@ class Ranking:
 def situation_of(materials: Materials, state: HeadState) -> Situation:
     """What strategies may know."""
     snapshot = state.snapshot
-    config, (rows, targets, opposed) = snapshot.config, training_rows(materials, snapshot)
+    config = snapshot.config
     budget = None
     if config.label_budget is not None:
         budget = max(0, config.label_budget - snapshot.vote_count())
@@ -134,9 +134,7 @@ def situation_of(materials: Materials, state: HeadState) -> Situation:
         head=state.head,
         head_config=config.head,
         labelled=snapshot.labelled(),
-        train_rows=rows,
-        targets=targets,
-        opposed=opposed,
+        learned=lambda: training_rows(materials, snapshot),
         budget=budget,
         signals=materials.signals,
     )
