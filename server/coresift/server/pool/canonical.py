@@ -6,6 +6,7 @@ float64, independent of order, block, batch and number of threads.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -14,8 +15,8 @@ from coresift.server.arrays import Float32s, Float64s, Int64s, Rows
 
 Metric = Literal["cosine", "ip", "l2"]
 
-_CHUNK = 4096
-"""Rows widened at a time: float64 copies stay in the cache."""
+_WIDE_BYTES = 1 << 19
+"""Of rows widened at a time: float64 copies stay in the cache, and need no new pages."""
 
 
 def matrix_products(X: Float32s, W: Float64s) -> Float64s:
@@ -31,9 +32,8 @@ def matrix_products(X: Float32s, W: Float64s) -> Float64s:
     """
     products = np.empty((len(X), len(W)), np.float64)
     matrix = np.ascontiguousarray(W.T)
-    for start in range(0, len(X), _CHUNK):
-        wide = X[start : start + _CHUNK].astype(np.float64, order="C")
-        products[start : start + _CHUNK] = np.matmul(wide[:, None, :], matrix)[:, 0, :]
+    for rows, wide in _widened(X):
+        products[rows] = np.matmul(wide[:, None, :], matrix)[:, 0, :]
     return products
 
 
@@ -43,16 +43,26 @@ def pair_similarities(metric: Metric, X: Float32s, Q: Float32s) -> Float64s:
     Inner product; for ``l2`` the negative squared distance.
     """
     similarities = np.empty(len(X), np.float64)
-    for start in range(0, len(X), _CHUNK):
-        wide = X[start : start + _CHUNK].astype(np.float64, order="C")
+    for rows, wide in _widened(X):
         if metric == "l2":
-            wide -= Q[start : start + _CHUNK]
-            wide *= wide
-            similarities[start : start + _CHUNK] = -wide.sum(axis=1)
+            np.subtract(wide, Q[rows], out=wide)
+            np.multiply(wide, wide, out=wide)
+            similarities[rows] = -wide.sum(axis=1)
         else:
-            wide *= Q[start : start + _CHUNK]
-            similarities[start : start + _CHUNK] = wide.sum(axis=1)
+            np.multiply(wide, Q[rows], out=wide)
+            similarities[rows] = wide.sum(axis=1)
     return similarities
+
+
+def _widened(X: Float32s) -> Iterator[tuple[slice, Float64s]]:
+    """Runs of rows in float64, each in the memory of the one before."""
+    count = max(1, _WIDE_BYTES // (8 * max(1, X.shape[1])))
+    wide = np.empty((min(count, len(X)), X.shape[1]), np.float64)
+    for start in range(0, len(X), count):
+        rows = slice(start, start + count)
+        narrow = X[rows]
+        np.copyto(wide[: len(narrow)], narrow)
+        yield rows, wide[: len(narrow)]
 
 
 def best_first(queries: Int64s, rows: Rows, similarities: Float64s) -> Int64s:

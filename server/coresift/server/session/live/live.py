@@ -173,8 +173,10 @@ class LiveSession(FollowedView):
         snapshot = self._snapshot()
         if self.ranking is None or self.ranking.snapshot is not snapshot:
             if self.head_state is None or self.head_state.snapshot is not snapshot:
-                # Beside the fit. What fails is tried again when the candidates are asked for.
-                self._workers.begin(self._kept.ahead(snapshot, self.neighbourhood), CALL.get())
+                # Beside the fit: on two cores a session has one place, and that is the fit's.
+                # What fails is tried again when the candidates are asked for.
+                beside = replace(CALL.get(), session="", permit=None)
+                self._workers.begin(self._kept.ahead(snapshot, self.neighbourhood), beside)
             state = await self._state_of(snapshot)
             materials = await self.materials(snapshot.config)
             candidates = await self._candidates_of(materials, snapshot)
