@@ -13,7 +13,7 @@ from tests.fixtures.replicas import Pair
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import Seals
-from coresift.server.session.live import live
+from coresift.server.session.live import fitting
 from coresift.server.session.ranking.candidates import Candidates
 from coresift.server.session.replay import read_log, replay
 from coresift.server.session.view.labels import pack_class
@@ -54,13 +54,13 @@ async def test_a_fit_need_not_end_before_the_candidates_grow(
     pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = pair
-    growths, fit = Growths(monkeypatch), live.head_state
+    growths, fit = Growths(monkeypatch), fitting.head_state
 
     def waits(*arguments: Any) -> Any:
         assert growths.done.wait(LONGEST_S)
         return fit(*arguments)
 
-    monkeypatch.setattr(live, "head_state", waits)
+    monkeypatch.setattr(fitting, "head_state", waits)
     session = await one.create(pool, candidates=Seals(K))
     for turn in range(3):
         await one.label(session, SIDES if not turn else {10 * turn: NO, 10 * turn + 1: YES})
@@ -92,16 +92,16 @@ async def test_a_failed_fit_leaves_the_candidates_to_the_next_call(
     pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, _ = pair
-    growths, fit = Growths(monkeypatch), live.head_state
+    growths, fit = Growths(monkeypatch), fitting.head_state
     session = await one.create(pool, candidates=Seals(K))
     await one.label(session, SIDES)
 
     def fails(*arguments: Any) -> Any:
         raise CoresiftError(Reason.INTERNAL, "planted")
 
-    monkeypatch.setattr(live, "head_state", fails)
+    monkeypatch.setattr(fitting, "head_state", fails)
     with pytest.raises(CoresiftError, match="planted"):
         await one.next_batch(session)
-    monkeypatch.setattr(live, "head_state", fit)
+    monkeypatch.setattr(fitting, "head_state", fit)
     assert (await one.next_batch(session)).picks
     assert growths.count == 1

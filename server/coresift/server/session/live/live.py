@@ -5,40 +5,27 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from coresift.server.errors import CoresiftError
-from coresift.server.head import Head
-from coresift.server.metrics import Metrics, PoolMetrics
-from coresift.server.pool.pool import Pool
+from coresift.server.metrics import Metrics
+from coresift.server.session.live.fitting import FittedView
 from coresift.server.session.ranking.candidates import Candidates, counts
 from coresift.server.session.ranking.kept_candidates import KeptCandidates
 from coresift.server.session.ranking.neighbourhood import Neighbourhood
 from coresift.server.session.ranking.ordering import deepen_in_steps, deeper, rank_in_steps
 from coresift.server.session.ranking.ranking import Ranking
 from coresift.server.session.ranking.review import review
-from coresift.server.session.setup.config import SessionConfig
 from coresift.server.session.setup.materials import Loader, Materials
 from coresift.server.session.setup.pools import Pools
-from coresift.server.session.view.catching_up import FollowedView
-from coresift.server.session.view.snapshot import (
-    HeadState,
-    Snapshot,
-    head_of,
-    head_state,
-    positive_rows,
-)
+from coresift.server.session.view.snapshot import HeadState, Snapshot, head_of, positive_rows
 from coresift.server.session.view.view_files import ViewFiles
 from coresift.server.session.work.call import BACKGROUND, CALL
 from coresift.server.session.work.claims import Claims
 from coresift.server.session.work.refreshes import Refreshes
 from coresift.server.session.work.shared_scans import SharedScans
 from coresift.server.session.work.workers import Workers
-from coresift.server.state.store import LogRead, SessionRecord, Store
-
-KEPT_MATERIALS = 2
-"""The current configuration's, and those of an earlier one that a core-set job asks for."""
+from coresift.server.state.store import SessionRecord, Store
 
 
-class LiveSession(FollowedView):
+class LiveSession(FittedView):
     """One session on this replica. Made and used on the event loop only.
 
     Attributes:
@@ -58,12 +45,10 @@ class LiveSession(FollowedView):
         rebuilds: asyncio.Semaphore,
         scans: SharedScans,
     ) -> None:
-        super().__init__(record, store, workers, metrics, files, rebuilds)
+        super().__init__(record, pools, loader, store, workers, metrics, files, rebuilds)
         self.session_id, self.secret = record.session_id, record.secret
         self.claims, self.scans = Claims(), scans
-        self._pools, self._loader = pools, loader
-        self._refreshing, self._deepening = asyncio.Lock(), asyncio.Lock()
-        self._heads = Refreshes[HeadState](workers, self._refreshing)
+        self._deepening = asyncio.Lock()
         self._rankings = Refreshes[Ranking](workers, self._refreshing)
         self._reviews = Refreshes[Ranking](workers, self._refreshing)
 
@@ -72,96 +57,17 @@ class LiveSession(FollowedView):
         self.ranking: Ranking | None = None
         self._ahead: tuple[int, int, int] | None = None
         self.review: Ranking | None = None
-        self.head_state: HeadState | None = None
-        self._materials: dict[SessionConfig, Materials] = {}
         self._kept = KeptCandidates(self.uid, self._store, self._workers, self._metrics)
-
-    @property
-    def config(self) -> SessionConfig:
-        """The configuration as of the view."""
-        return self.view.config
-
-    @property
-    def metrics(self) -> PoolMetrics:
-        """What is measured of the sessions on the pool."""
-        return self._metrics.of_pool(self.config.pool)
-
-    @property
-    def pool(self) -> Pool:
-        """The pool version that the session works on."""
-        return self._pools.of_session(self.config.pool, self.config.pool_version)
 
     @property
     def neighbourhood(self) -> Neighbourhood | None:
         """Neighbours under the current configuration; None where no candidates come from them."""
         return self._kept.neighbourhood(self.config, self.pool)
 
-    def _adopt(self, read: LogRead) -> None:
-        """Use the head that another replica published for the view's revision."""
-        state, record, packed = self.head_state, read.record, read.head
-        # A claim may have moved the view beyond what was read.
-        of_view = (record.revision, record.nonce, record.config_version) == (
-            self.view.revision,
-            self.view.nonce,
-            self.view.config_version,
-        )
-        if packed is not None and of_view and (state is None or not self._current(state.snapshot)):
-            self.head_state = HeadState(Snapshot.of(self.view), Head.unpack(packed))
-
-    def _current(self, snapshot: Snapshot) -> bool:
-        view = self.view
-        return snapshot.lineage is view.lineage and (
-            (snapshot.revision, snapshot.config_version) == (view.revision, view.config_version)
-        )
-
     def is_own(self, ranking: Ranking) -> bool:
         """Whether a ranking is of this view's log and configuration."""
         snapshot, view = ranking.snapshot, self.view
         return snapshot.lineage is view.lineage and snapshot.config_version == view.config_version
-
-    async def fitted(self, began: float) -> HeadState:
-        """The head of every label acknowledged before ``began``; concurrent callers share fits."""
-        await self.sync(began)  # a caller that goes away need not wait for a rebuild
-        return await self._heads.of(began, self._fitted)
-
-    async def _fitted(self, began: float) -> HeadState:
-        await self.sync(began)
-        return await self._state_of(self._snapshot())
-
-    def _snapshot(self) -> Snapshot:
-        """Of the view as it is: that of the head where there is one already."""
-        state = self.head_state
-        if state is not None and self._current(state.snapshot):
-            return state.snapshot
-        return Snapshot.of(self.view)
-
-    async def _state_of(self, snapshot: Snapshot) -> HeadState:
-        state = self.head_state
-        if state is None or state.snapshot is not snapshot:
-            materials = await self.materials(snapshot.config)
-            with self._metrics.stage("fit"):
-                state = await self._workers.run(lambda: head_state(materials, snapshot))
-            self.head_state = state
-            if state.head is not None and not state.is_prior:
-                packed, version = state.head.pack(), state.version
-                self._workers.spawn(self._publish(version, packed))
-        return state
-
-    async def materials(self, config: SessionConfig) -> Materials:
-        """What a configuration of the session refers to; those of the last two are kept."""
-        if config not in self._materials:
-            loaded = await self._workers.run(lambda: self._loader.load(config))
-            self._materials[config] = loaded
-            while len(self._materials) > KEPT_MATERIALS:
-                del self._materials[next(iter(self._materials))]
-            return loaded
-        return self._materials[config]
-
-    async def _publish(self, version: str, packed: bytes) -> None:
-        try:
-            await self._store.publish_head(self.uid, version, packed)
-        except CoresiftError:
-            return  # only a cache: another replica will fit for itself
 
     async def ranked(self, began: float) -> Ranking:
         """A ranking from every label acknowledged before ``began``; callers share it."""
