@@ -123,6 +123,7 @@ class Batches:
                     case Granted():
                         if not result.replayed:
                             await live.apply(view, result, claimed_at)
+                            live.asked = max(live.asked, result.revision)
                             measure(live, claim, result)
                         # Others took what was proposed, or set free what was not.
                         more = not turn.is_plain or len(claim.proposals) >= over_ask(ask.size)

@@ -40,10 +40,12 @@ class Labeling:
         self, live: LiveSession, request: Request, annotator: str, labels: Sequence[LabelWrite]
     ) -> Labelled:
         """Commit labels and end the annotator's leases on their items."""
+        known = max(live.view.revision, live.committed)
         labelled = await self._committed(live, request, annotator, labels)
         live.committed = max(live.committed, labelled.revision)
         if not labelled.replayed:
             _count(live, labels, labelled)
+            live.rank_ahead(known)
         return labelled
 
     async def _committed(

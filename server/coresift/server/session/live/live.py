@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 
 from coresift.server.metrics import Metrics
@@ -24,11 +25,16 @@ from coresift.server.session.work.shared_scans import SharedScans
 from coresift.server.session.work.workers import Workers
 from coresift.server.state.store import SessionRecord, Store
 
+MOST_AHEAD_S = 0.25
+"""How long a ranking may take that begins before it is asked for: who comes with more labels would
+wait for both."""
+
 
 class LiveSession(FittedView):
     """One session on this replica. Made and used on the event loop only.
 
     Attributes:
+        asked: newest revision that a batch was leased at; -1 before the first.
         claims: under way, of those that propose and claim.
         scans: passes over the pool, shared with the other sessions.
     """
@@ -55,6 +61,7 @@ class LiveSession(FittedView):
     def _forget(self) -> None:
         super()._forget()
         self.ranking: Ranking | None = None
+        self.asked, self._took_s = -1, 0.0
         self._ahead: tuple[int, int, int] | None = None
         self.review: Ranking | None = None
         self._kept = KeptCandidates(self.uid, self._store, self._workers, self._metrics)
@@ -74,9 +81,18 @@ class LiveSession(FittedView):
         await self.sync(began)
         return await self._rankings.of(began, self._ranked)
 
+    def rank_ahead(self, known: int) -> None:
+        """Begin to rank with labels that were just acknowledged, if calls asked for batches after
+        all those before, up to revision ``known``: the next one does, too, and waits for less."""
+        is_due = self.asked >= known and self._took_s <= MOST_AHEAD_S
+        if is_due and not (self._refreshing.locked() or self._workers.is_pressed()):
+            # What fails is tried again when a call needs it.
+            call = replace(CALL.get(), kind="RankAhead", refusable=False, permit=None)
+            self._workers.begin(self.ranked(time.monotonic()), call)
+
     async def _ranked(self, began: float) -> Ranking:
         await self.sync(began)
-        snapshot = self._snapshot()
+        snapshot, began_at = self._snapshot(), time.monotonic()
         if self.ranking is None or self.ranking.snapshot is not snapshot:
             if self.head_state is None or self.head_state.snapshot is not snapshot:
                 # Beside the fit: on two cores a session has one place, and that is the fit's.
@@ -87,6 +103,7 @@ class LiveSession(FittedView):
             materials = await self.materials(snapshot.config)
             candidates = await self._candidates_of(materials, snapshot)
             self.ranking = await self._rank(materials, state, candidates)
+            self._took_s = time.monotonic() - began_at
             self._observe(candidates)
         return self.ranking
 

@@ -69,9 +69,11 @@ class Candidates:
         if self.parts is None:
             new = rows
         parts = [*(self.parts or ()), (new, _gathered(pool, new))]
-        # Runs of falling size: their number stays logarithmic, and so do the copies of a row.
-        while len(parts) > 1 and 2 * len(parts[-1][0]) > len(parts[-2][0]):
+        # Runs of falling size, of a block at most: they stay few, and so do the copies of a row.
+        while len(parts) > 1:
             (rows_a, vectors_a), (rows_b, vectors_b) = parts[-2:]
+            if 2 * len(rows_b) <= len(rows_a) or len(rows_a) + len(rows_b) > BLOCK:
+                break
             joined = np.concatenate([rows_a, rows_b]), np.concatenate([vectors_a, vectors_b])
             parts[-2:] = [joined]
         return Candidates(rows, tuple(parts))
