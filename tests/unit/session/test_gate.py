@@ -343,6 +343,39 @@ async def test_under_pressure_those_who_do_not_keep_all_places() -> None:
     assert set(await under_pressure(bench, slowed=False)) == {8}
 
 
+async def test_what_was_held_up_is_made_up_for_with_all_places() -> None:
+    bench = Bench(8, 999, adapts=True)
+    await bench.work(Call("a"), BRIEF_S)
+    working = await bench.filled(*[Call("a")] * 8)
+    held_up = await bench.queued(*[Call("a")] * 200)
+    bench.gate.check(Call("a"))  # a burst
+    bench.now += 1.0
+    while len(held_up) > 8:  # one comes where all those end
+        bench.now += 8 * BRIEF_S
+        held_up += await bench.queued(Call("a"))
+        for turn in working:
+            turn.end()
+        places = bench.gate.places
+        working, held_up = [await task for task in held_up[:places]], held_up[places:]
+        with suppress(CoresiftError):
+            bench.gate.check(Call("a"))
+        assert bench.gate.is_pressed
+        assert places >= 4  # at the first look more had come than had ended
+    while held_up:
+        for turn in working:
+            turn.end()
+        working = [await task for task in held_up[: bench.gate.places]]
+        held_up = held_up[len(working) :]
+    for turn in working:
+        turn.end()
+    assert bench.is_empty
+
+
+async def test_one_session_has_as_many_places_as_it_may() -> None:
+    gate = Gate("calls", GateLimits(16, 9, of_session=8))
+    assert (gate.limits.session_places, GateLimits(16, 9).session_places) == (8, 12)
+
+
 async def test_under_pressure_more_places_are_tried_rarely() -> None:
     bench = Bench(8, 99, adapts=True)
     await under_pressure(bench, slowed=True)

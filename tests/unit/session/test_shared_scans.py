@@ -14,6 +14,7 @@ import pytest_asyncio
 from tests.fixtures.pools import make_pool
 
 from coresift.server.arrays import Float32s
+from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.parallel import CORES
 from coresift.server.pool.pool import Pool
 from coresift.server.selection import circular_scan
@@ -22,7 +23,7 @@ from coresift.server.selection.strategy import Errors, Floats, Part, Projection
 from coresift.server.session.work.call import CALL, Call
 from coresift.server.session.work.gate import Gate, GateLimits
 from coresift.server.session.work.scan_steps import Scan, Steps
-from coresift.server.session.work.shared_scans import SharedScans
+from coresift.server.session.work.shared_scans import RIDERS, SharedScans
 from coresift.server.session.work.workers import Workers
 
 BLOCKS = 8 * (CORES + 1)
@@ -169,6 +170,26 @@ async def test_those_who_come_during_a_scan_join_it_where_it_is(scans: Scans, he
     assert missed <= 2 * CORES + 1  # those that were handed out before they came
     # The first left before the end: no order is promised, as blocks are worked on side by side.
     assert sorted(scans.columns) == [1] * missed + [5] * missed + [6] * (BLOCKS - missed)
+
+
+async def test_one_session_has_half_of_the_places_and_the_queue_an_end(
+    scans: Scans, held: ByRow
+) -> None:
+    first = scans.ask(held, Call("a", session="one"))
+    await begun(held)
+    places, queue = RIDERS.session_places, RIDERS.queue
+    rest = [scans.ask(ByRow(), Call("a", session="one")) for _ in range(places - 1 + queue)]
+    await until(places, scans)
+    while scans.shared._gate.waiting < queue:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    other = scans.ask(ByRow(), Call("a", session="other"))
+    await until(places + 1, scans)
+    with pytest.raises(CoresiftError) as refused:
+        await scans.ask(ByRow(), Call("a", session="one"))
+    assert refused.value.reason is Reason.OVERLOADED
+    let_go(held)
+    assert await asyncio.gather(first, other, *rest) == [[0, 1, 2]] * (2 + len(rest))
+    assert (scans.shared._gate.working, scans.shared._gate.waiting) == (0, 0)
 
 
 async def test_a_scan_takes_those_who_came_while_it_waited_for_a_thread(scans: Scans) -> None:

@@ -44,7 +44,8 @@ class LiveSessions:
         *,
         kept_bytes: int = KEPT_BYTES,
     ) -> None:
-        rebuilds, scans = asyncio.Semaphore(REBUILDS_AT_ONCE), SharedScans(workers)
+        rebuilds = asyncio.Semaphore(REBUILDS_AT_ONCE)
+        scans = SharedScans(workers, metrics.refused_by("scans"))
         self._make = (pools, loader, store, workers, metrics, files, rebuilds, scans)
         self._store, self.files = store, files
         self._sessions: OrderedDict[str, LiveSession] = OrderedDict()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from coresift.server.session.setup.config import SessionConfig
 from coresift.server.session.view.label_times import LabelTimes
 from coresift.server.session.view.view import View
 from coresift.server.session.view.view_files import ViewFiles, is_worth
-from coresift.server.session.work.call import CALL
+from coresift.server.session.work.call import resting
 from coresift.server.session.work.workers import Workers
 from coresift.server.state.entries import Entry, ExpiryEntry, LabelsEntry
 from coresift.server.state.store import Behind, Granted, LogRead, Rewound, SessionRecord, Store
@@ -92,7 +91,7 @@ class FollowedView:
     async def sync(self, began: float) -> None:
         """Make the view include everything acknowledged before ``began`` (monotonic seconds)."""
         while self._synced_at < began:
-            with _resting():
+            with resting():
                 await self._syncing.acquire()
             try:
                 if self._synced_at < began:
@@ -122,7 +121,7 @@ class FollowedView:
         rebuilding = self._rebuilding
         # One that has ended may not be forgotten yet: awaiting it would not let the loop do so.
         if rebuilding is not None and not rebuilding.done():  # begun by a call that has gone away
-            with _resting():
+            with resting():
                 await asyncio.shield(rebuilding)
             return
         seen_at, view = time.monotonic(), self.view
@@ -143,7 +142,7 @@ class FollowedView:
     async def _rebuild(self, view: View) -> None:
         """Replace a view that is far behind; few at a time on a replica, so that after an outage
         the others' calls are served. The wait ends with the caller, the work goes on."""
-        with _resting():
+        with resting():
             await self._rebuilds.acquire()
             self._rebuilding = self._workers.spawn(self._build(view))
             self._rebuilding.add_done_callback(self._end_rebuild)
@@ -207,19 +206,6 @@ class FollowedView:
             return False
         self._keep()
         return True
-
-
-@contextmanager
-def _resting() -> Iterator[None]:
-    """The call waits for what other work does, and gives its permit to others meanwhile."""
-    permit = CALL.get().permit
-    if permit is not None:
-        permit.pause()
-    try:
-        yield
-    finally:
-        if permit is not None:
-            permit.resume()
 
 
 def _is_far(view: View, record: SessionRecord) -> bool:

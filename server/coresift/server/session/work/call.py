@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
@@ -45,3 +47,16 @@ BACKGROUND = Call("background")
 
 CALL: ContextVar[Call] = ContextVar("call", default=BACKGROUND)
 """The call that the running task works for; tasks that it starts inherit it."""
+
+
+@contextmanager
+def resting() -> Iterator[None]:
+    """The running task's call waits for other work, and gives its permit to others meanwhile."""
+    permit = CALL.get().permit
+    if permit is not None:
+        permit.pause()
+    try:
+        yield
+    finally:
+        if permit is not None:
+            permit.resume()

@@ -49,17 +49,19 @@ class GateLimits:
         queue: who wait.
         adapts: take fewer places while callers come too fast and the work slows itself down.
         rests: let the last place rest, too: the work is brief, on a thread that refuses as well.
+        of_session: places that one session may have; 0: all but a quarter.
     """
 
     places: int
     queue: int
     adapts: bool = False
     rests: bool = False
+    of_session: int = 0
 
     @property
     def session_places(self) -> int:
         """Of one session: the rest is for others."""
-        return max(1, self.places - max(1, self.places // 4))
+        return self.of_session or max(1, self.places - max(1, self.places // 4))
 
 
 class Turn:
@@ -170,6 +172,7 @@ class Gate:
     def refusal(self, cause: str, wait_s: float) -> CoresiftError:
         """A counted refusal: its RetryInfo spreads those who come back."""
         self._refused(cause)
+        self._places.came += 1
         grown = min(MOST_GROWN_S, RETRY_GROWTH * self._pressure.age_s(self._clock()))
         pause = min(MOST_RETRY_S, max(LEAST_RETRY_S, wait_s, grown)) * random.uniform(1.0, 3.0)  # noqa: S311
         return CoresiftError(
@@ -181,6 +184,7 @@ class Gate:
 
     async def enter(self, call: Call, *, first: bool = False) -> Turn:
         """A place, as soon as there is one. ``first``: before those who have not begun."""
+        self._places.came += 1
         turn = Turn(self, call, first)
         if self._is_free(call, self._clock()):
             self.take(turn)
@@ -228,6 +232,7 @@ class Gate:
         times, seconds, calm = self._times[call.kind], now - turn.began, self._pressure.is_off(now)
         times.add(seconds, turn.alone, calm)
         self._shares.add(call.tenant, seconds)
+        self._places.ended += 1
         if self.limits.adapts:
             self._places.adjust(times, calm, now)
             self.rests_until = now + min(REST_S, self._places.rest * min(seconds, times.usual))

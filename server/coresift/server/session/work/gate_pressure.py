@@ -12,8 +12,9 @@ CROWDED, ROOMY = 1.4, 1.15
 """Times that work takes beside other work, as multiples of the time that it takes alone."""
 ADJUST_S, ADJUST_TIMES = 0.05, 2
 """Between two changes of the places; and as multiple of the work's usual time."""
-HOLD_S = 10.0
-"""After there were too many places until one more is tried: it makes all late until it is gone."""
+FIRST_HOLD_S, HOLD_S = 0.5, 10.0
+"""After there were too many places until one more is tried, at first and at most: it makes all late
+until it is gone. Twice as long after each try in vain."""
 MORE_REST, LESS_REST, MOST_REST = 0.25, 0.1, 1.5
 """Steps, and the bound: two fifths of the time are left for work."""
 
@@ -50,6 +51,7 @@ class Places:
         now: their number, from 1 to ``most``.
         rest: how long the last one stays empty after work, as multiple of the time that it took:
             where even one place keeps the machine so busy that calls wait before they come here.
+        came, ended: calls since the last look, those refused among them.
     """
 
     def __init__(self, most: int, rests: bool) -> None:
@@ -57,21 +59,32 @@ class Places:
         self.now, self.rest = most, 0.0
         self._most, self._rests = most, rests
         self._adjusted_at, self._crowded_at = 0.0, -HOLD_S
+        self._hold_s, self._tries = FIRST_HOLD_S, False
+        self.came = self.ended = 0
 
     def adjust(self, times: Times, calm: bool, now: float) -> None:
-        """Learn from work that just ended; ``calm``: nobody has to wait long."""
+        """Learn from work that just ended; ``calm``: nobody has to wait long.
+
+        As long as more ends than comes all places stay: what was held up is being made up for, and
+        with fewer places, where less ends, it would never be.
+        """
         if calm:
             self.now, self.rest = self._most, 0.0
+            self._hold_s, self._tries = FIRST_HOLD_S, False
             return
         if now - self._adjusted_at < max(ADJUST_S, ADJUST_TIMES * times.usual):
             return
-        self._adjusted_at = now
+        self._adjusted_at, comes_faster = now, self.came > self.ended
+        self.came = self.ended = 0
         # A kind that has never been alone is not known to be fast: fewer places will tell.
         if times.usual > CROWDED * times.alone:
-            self._take_less(times)
+            if comes_faster:
+                self._take_less(times)
             self._crowded_at = now
+            if self._tries:
+                self._hold_s, self._tries = min(HOLD_S, 2 * self._hold_s), False
         elif times.usual < ROOMY * times.alone:
-            self._take_more(is_due=now - self._crowded_at >= HOLD_S)
+            self._take_more(is_due=now - self._crowded_at >= self._hold_s)
 
     def _take_less(self, times: Times) -> None:
         if self.now > 1:
@@ -84,4 +97,4 @@ class Places:
         if self.rest:
             self.rest = max(0.0, self.rest - LESS_REST)
         elif is_due:
-            self.now = min(self._most, self.now + 1)
+            self.now, self._tries = min(self._most, self.now + 1), True

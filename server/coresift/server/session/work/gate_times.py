@@ -15,11 +15,14 @@ class Times:
     Attributes:
         usual: whatever goes on beside it.
         alone: of work that had all places to itself from its start to its end, while nobody had
-            to wait long: refusing many calls keeps the machine busy too.
+            to wait long: refusing many calls keeps the machine busy too. Until there was such
+            work the shortest.
+        is_sure: whether there was.
     """
 
     usual: float = 0.0
     alone: float = 0.0
+    is_sure: bool = False
 
     @property
     def expected(self) -> float:
@@ -29,8 +32,9 @@ class Times:
     def add(self, seconds: float, alone: bool, calm: bool) -> None:
         """Count work that ended; ``calm``: nobody has to wait long."""
         self.usual = _smoothed(self.usual, seconds)
-        if alone and (calm or not self.alone or seconds < self.alone):
+        if alone and (calm or not self.alone or (seconds < self.alone and not self.is_sure)):
             self.alone = _smoothed(self.alone, seconds)
+            self.is_sure |= calm
 
 
 def _smoothed(before: float, latest: float) -> float:

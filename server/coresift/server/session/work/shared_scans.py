@@ -1,7 +1,8 @@
 """Scans of a pool that several calls share.
 
 A scan streams all vectors, whoever it is for: for sixteen sessions it takes three times as long as
-for one. Who comes while one is under way joins it where it is.
+for one. Who comes while one is under way joins it where it is, as long as there is room: those who
+ride together slow each other down, and a queue before them would have no end.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from typing import Generic, TypeVar
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.circular_scan import CircularScan, Rider
 from coresift.server.selection.leaders import Leaders
-from coresift.server.session.work.call import CALL, Call
+from coresift.server.session.work.call import CALL, Call, resting
+from coresift.server.session.work.gate import Gate, GateLimits, Refused
 from coresift.server.session.work.scan_steps import Scan, Steps
 from coresift.server.session.work.workers import Workers
 
 T = TypeVar("T")
+
+RIDERS = GateLimits(places=16, queue=64, of_session=8)
+"""Who ride at a time, on all pools together, and who wait to: eight take twice as long as one."""
 
 
 class _Shared:
@@ -54,8 +59,10 @@ class _Shared:
 class SharedScans:
     """One scan of a pool at a time, for all who want one. For the event loop only."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, refused: Refused | None = None) -> None:
+        """``refused`` is told of refusals."""
         self._workers = workers
+        self._gate = Gate("scans", RIDERS, refused)
         self._scans: dict[Pool, _Shared] = {}
 
     async def run(self, steps: Steps[T]) -> T:
@@ -67,8 +74,21 @@ class SharedScans:
             await self.show(step.pool, step.leaders)
 
     async def show(self, pool: Pool, leaders: Sequence[Leaders]) -> None:
-        """Show leaders every row of the pool. Those of a caller that goes away drop out."""
-        call, shared = CALL.get(), self._scans.get(pool)
+        """Show leaders every row of the pool. Those of a caller that goes away drop out.
+
+        OVERLOADED for who would wait too long to ride.
+        """
+        call = CALL.get()
+        self._gate.check(call)
+        with resting():
+            place = await self._gate.enter(call)
+        try:
+            await self._ride(pool, leaders, call)
+        finally:
+            place.end()
+
+    async def _ride(self, pool: Pool, leaders: Sequence[Leaders], call: Call) -> None:
+        shared = self._scans.get(pool)
         if shared is None:
             # Its callers were let in before: what it is for had a thread already.
             own = replace(call, session="", refusable=False, permit=None)
