@@ -48,8 +48,9 @@ class CallMetrics:
         )
         self.calls_refused = catalogue.counter(
             "coresift_calls_refused_total",
-            "Calls refused for overload, by class (workers: where they needed a thread) and cause.",
-            call_class=(*CALL_CLASSES, "workers"),
+            "Calls refused for overload, by class (workers: where they needed a thread, scans: a "
+            "pass over the pool) and cause.",
+            call_class=(*CALL_CLASSES, "workers", "scans"),
             cause=CAUSES,
         )
         self.workers_busy = catalogue.gauge(
