@@ -28,6 +28,14 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
     return make_pool(tmp_path_factory.mktemp("pool"), X)
 
 
+async def after_a_batch(replica: Replica, pool: Pool) -> str:
+    """A session with a head that has been asked for a batch."""
+    session: str = await replica.create(pool)
+    await replica.label(session, SIDES)
+    await replica.next_batch(session)
+    return session
+
+
 async def settled(replica: Replica) -> None:
     """Until nothing is made any more that no call waits for."""
     while tasks := set(replica.workers._tasks):
@@ -71,9 +79,7 @@ async def test_nor_are_those_that_would_take_long(
     pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, _ = pair
-    session = await one.create(pool)
-    await one.label(session, SIDES)
-    await one.next_batch(session)
+    session = await after_a_batch(one, pool)
     monkeypatch.setattr(live, "MOST_AHEAD_S", 0.0)
     await one.label(session, {2: YES})
     await settled(one)
@@ -84,9 +90,7 @@ async def test_who_asks_meanwhile_waits_for_it(
     pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, _ = pair
-    session = await one.create(pool)
-    await one.label(session, SIDES)
-    await one.next_batch(session)
+    session = await after_a_batch(one, pool)
     begun, may_run, fit = Event(), Event(), fitting.head_state
 
     def waits(*arguments: Any) -> Any:
@@ -107,9 +111,7 @@ async def test_what_fails_is_made_when_it_is_needed(
     pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, _ = pair
-    session = await one.create(pool)
-    await one.label(session, SIDES)
-    await one.next_batch(session)
+    session = await after_a_batch(one, pool)
     fit = fitting.head_state
 
     def fails(*arguments: Any) -> Any:

@@ -371,6 +371,23 @@ async def test_what_was_held_up_is_made_up_for_with_all_places() -> None:
     assert bench.is_empty
 
 
+async def test_a_pause_is_no_end_of_what_comes_too_fast() -> None:
+    bench = Bench(8, 99, adapts=True)
+    await bench.work(Call("a"), BRIEF_S)
+    await overrun(bench)
+    turns, ends = await bench.filled(*[Call("a")] * 8), bench.now + 5.0
+    while bench.now < ends:
+        with suppress(CoresiftError):
+            bench.gate.check(Call("a"))
+        bench.now += 8 * BRIEF_S
+        for turn in turns:
+            turn.pause()
+            turn.resume()
+    assert bench.gate.places == 1
+    for turn in turns:
+        turn.end()
+
+
 async def test_one_session_has_as_many_places_as_it_may() -> None:
     gate = Gate("calls", GateLimits(16, 9, of_session=8))
     assert (gate.limits.session_places, GateLimits(16, 9).session_places) == (8, 12)

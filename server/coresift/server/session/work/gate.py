@@ -172,7 +172,7 @@ class Gate:
     def refusal(self, cause: str, wait_s: float) -> CoresiftError:
         """A counted refusal: its RetryInfo spreads those who come back."""
         self._refused(cause)
-        self._places.came += 1
+        self._places.refused += 1
         grown = min(MOST_GROWN_S, RETRY_GROWTH * self._pressure.age_s(self._clock()))
         pause = min(MOST_RETRY_S, max(LEAST_RETRY_S, wait_s, grown)) * random.uniform(1.0, 3.0)  # noqa: S311
         return CoresiftError(
@@ -184,7 +184,6 @@ class Gate:
 
     async def enter(self, call: Call, *, first: bool = False) -> Turn:
         """A place, as soon as there is one. ``first``: before those who have not begun."""
-        self._places.came += 1
         turn = Turn(self, call, first)
         if self._is_free(call, self._clock()):
             self.take(turn)
@@ -232,9 +231,8 @@ class Gate:
         times, seconds, calm = self._times[call.kind], now - turn.began, self._pressure.is_off(now)
         times.add(seconds, turn.alone, calm)
         self._shares.add(call.tenant, seconds)
-        self._places.ended += 1
         if self.limits.adapts:
-            self._places.adjust(times, calm, now)
+            self._places.adjust(times, calm, self.waiting, now)
             self.rests_until = now + min(REST_S, self._places.rest * min(seconds, times.usual))
         self._call_next()
 

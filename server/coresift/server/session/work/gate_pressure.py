@@ -51,7 +51,7 @@ class Places:
         now: their number, from 1 to ``most``.
         rest: how long the last one stays empty after work, as multiple of the time that it took:
             where even one place keeps the machine so busy that calls wait before they come here.
-        came, ended: calls since the last look, those refused among them.
+        refused: calls since the last look.
     """
 
     def __init__(self, most: int, rests: bool) -> None:
@@ -60,25 +60,27 @@ class Places:
         self._most, self._rests = most, rests
         self._adjusted_at, self._crowded_at = 0.0, -HOLD_S
         self._hold_s, self._tries = FIRST_HOLD_S, False
-        self.came = self.ended = 0
+        self.refused = self._waiting = 0
 
-    def adjust(self, times: Times, calm: bool, now: float) -> None:
-        """Learn from work that just ended; ``calm``: nobody has to wait long.
+    def adjust(self, times: Times, calm: bool, waiting: int, now: float) -> None:
+        """Learn from work that just ended; ``calm``: nobody has to wait long; ``waiting``: in the
+        queue.
 
-        As long as more ends than comes all places stay: what was held up is being made up for, and
-        with fewer places, where less ends, it would never be.
+        As long as it does not grow all places stay: what was held up is being made up for, and with
+        fewer places, where less ends, it would never be.
         """
         if calm:
             self.now, self.rest = self._most, 0.0
             self._hold_s, self._tries = FIRST_HOLD_S, False
+            self.refused, self._waiting = 0, waiting
             return
         if now - self._adjusted_at < max(ADJUST_S, ADJUST_TIMES * times.usual):
             return
-        self._adjusted_at, comes_faster = now, self.came > self.ended
-        self.came = self.ended = 0
+        self._adjusted_at, grows = now, waiting + self.refused > self._waiting
+        self.refused, self._waiting = 0, waiting
         # A kind that has never been alone is not known to be fast: fewer places will tell.
         if times.usual > CROWDED * times.alone:
-            if comes_faster:
+            if grows:
                 self._take_less(times)
             self._crowded_at = now
             if self._tries:

@@ -11,7 +11,7 @@ from threading import Event
 from typing import Any, TypeVar
 
 from coresift.server.pool.parallel import stay_behind
-from coresift.server.session.work.call import BACKGROUND, CALL, Call
+from coresift.server.session.work.call import BACKGROUND, CALL, Call, resting
 from coresift.server.session.work.gate import Gate, GateLimits, Refused
 
 T = TypeVar("T")
@@ -97,15 +97,11 @@ class Workers:
     async def joined(self, task: asyncio.Future[T]) -> T:
         """Await what `begin` started, or a part of it, which goes on if this caller goes away, and
         hold no permit meanwhile."""
-        call = CALL.get()
-        if call.permit is not None:
-            call.permit.pause()
-        try:
-            return await asyncio.shield(task)
-        finally:
-            call.refusable = False
-            if call.permit is not None:
-                call.permit.resume()
+        with resting():
+            try:
+                return await asyncio.shield(task)
+            finally:
+                CALL.get().refusable = False
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start background work that outlives the call; `drain` waits for it."""
