@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.fixtures.pools import make_pool
+from tests.fixtures.pools import compiled, make_pool
 from tests.fixtures.scorer_laws import clustered_rows, situation_of
 
 from coresift.server.head import Head, Task
@@ -89,19 +89,21 @@ def asks() -> st.SearchStrategy[list[Ask]]:
     return st.lists(ask, min_size=1, max_size=6)
 
 
-@pytest.fixture(scope="module", params=["flat", "ivf", "float16", "torch:cpu"])
+@pytest.fixture(
+    scope="module", params=["flat", "ivf", "float16", "torch:cpu", "compiled", "compiled float16"]
+)
 def pool(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pool:
     """A pool of many blocks, in which a tenth of the rows are copies of others."""
     X, kind = clustered_rows(N, D), request.param
     made = make_pool(
         tmp_path_factory.mktemp("pool"),
-        X.astype(np.float16 if kind == "float16" else np.float32),
+        X.astype(np.float16 if "float16" in kind else np.float32),
         index="ivf" if kind == "ivf" else "flat",
         device="torch:cpu" if kind == "torch:cpu" else "cpu",
     )
     for compute in made._vectors.computes:
         compute.block_bytes = 1  # 64 rows, the least that a scan takes
-    return made
+    return compiled(made) if "compiled" in kind else made
 
 
 def same(one: Scored, other: Scored) -> bool:

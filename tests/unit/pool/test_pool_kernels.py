@@ -7,12 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tests.unit.pool import test_pool_canonical
-
-from coresift.server.pool import compute
-from coresift.server.pool.kernels import has_wide_kernels
 
 NUMPYS_AND_FAISS = """
 import os
@@ -54,20 +50,3 @@ def test_canonical_numbers_stand_alone_on_all_kernels(name: str) -> None:
     if name == "SkylakeX" and not HAVE_AVX512:
         pytest.skip("the processor has no AVX-512")
     on_kernels(name, "-m", "pytest", "-q", test_pool_canonical.__file__)
-
-
-@pytest.mark.parametrize("is_wide", [False, True])
-@pytest.mark.parametrize("columns", [1, 2, 4, 5, 16, 17, 33])
-def test_products_of_any_width(
-    columns: int, is_wide: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(compute, has_wide_kernels.__name__, lambda: is_wide)
-    chance = np.random.default_rng(columns)
-    X = chance.standard_normal((37, 24), np.float32)
-    W = chance.standard_normal((24, columns), np.float32)
-    products = compute._products(X, W)
-    assert products.shape == (37, columns)
-    assert products.dtype == np.float32
-    exact = X.astype(np.float64) @ W.astype(np.float64)
-    bound = 24 * 2.0**-23 * (np.abs(X) @ np.abs(W))
-    assert (np.abs(products - exact) <= bound).all()

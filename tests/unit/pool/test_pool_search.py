@@ -4,15 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.fixtures.pools import brute_force, make_pool
+from tests.fixtures.pools import brute_force, compiled, make_pool
 
 from coresift.server.errors import CoresiftError, Reason
-from coresift.server.pool import device as device_module
-from coresift.server.pool import device_compute as device_compute_module
 from coresift.server.pool import search as search_module
 from coresift.server.pool import shortlist as shortlist_module
 from coresift.server.pool.compute import HostCompute
-from coresift.server.pool.device_compute import DeviceCompute
 from coresift.server.pool.failures import Cancelled
 from coresift.server.pool.pool import Pool
 from coresift.server.pool.rows import Block, VectorRows
@@ -157,19 +154,19 @@ def test_stop_ends_scan_and_search(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("index", ["flat", "ivf"])
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
-def test_torch_on_our_threads_gives_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: str, metric: str
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_compiled_kernels_give_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: str, metric: str, dtype: type
 ) -> None:
-    X = clustered(3000, 12).astype(np.float16)
-    host = make_pool(tmp_path, X, index=index, metric=metric)
-    monkeypatch.setattr(device_module, "_TORCH_PAYS", 0)
     monkeypatch.setattr(search_module, "_SEARCH_SLOTS", 100)
-    monkeypatch.setattr(device_compute_module, "_CPU_BLOCK", 1)
-    large = Pool.open(tmp_path / "pool")
-    assert isinstance(large._vectors.computes[0], DeviceCompute)
-    q = host.normalise(np.random.default_rng(9).standard_normal((30, 12)))
-    for mine, other in zip(host.search(q, 20), large.search(q, 20), strict=True):
-        assert np.array_equal(mine, other)
+    host = make_pool(tmp_path, clustered(3000, 12).astype(dtype), index=index, metric=metric)
+    large = compiled(Pool.open(tmp_path / "pool"))
+    for count in (5, 30):
+        q = host.normalise(np.random.default_rng(9).standard_normal((count, 12)))
+        for mine, other in zip(host.search(q, 20), large.search(q, 20), strict=True):
+            assert np.array_equal(mine, other)
+    rows = np.arange(0, 3000, 100)
+    assert np.array_equal(host.fetch(rows), large.fetch(rows))
 
 
 @pytest.mark.parametrize("index", ["flat", "ivf"])

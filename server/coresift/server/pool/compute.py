@@ -8,10 +8,11 @@ import numpy as np
 
 from coresift.server.arrays import Float32s, Int64s
 from coresift.server.pool.canonical import Metric
-from coresift.server.pool.kernels import has_wide_kernels
 from coresift.server.pool.segment import Segment
 from coresift.server.pool.thresholds import lower_bounds, places
-from coresift.server.pool.widen import scratch, widen
+
+_FEW = 16
+"""Queries that are multiplied as columns."""
 
 
 class Compute(Protocol):
@@ -53,14 +54,14 @@ class HostCompute:
         self._metric = metric
 
     def vectors(self, start: int, stop: int) -> Float32s:
-        vectors = widen(self._segment.stored[start:stop])
+        vectors = self._segment.kernels.widen(self._segment.stored[start:stop])
         if self._segment.unit and self._segment.norms is not None:
             vectors /= self._segment.norms[start:stop, None]
         return vectors
 
     def product(self, start: int, stop: int, matrix: Float32s) -> Float32s:
         segment = self._segment
-        products = _products(self._raw(start, stop), matrix)
+        products = segment.kernels.product(segment.stored[start:stop], matrix)
         if segment.unit and segment.norms is not None:
             products /= segment.norms[start:stop, None]
         return products
@@ -79,7 +80,12 @@ class HostCompute:
 
     def _similarities(self, start: int, stop: int, queries: Float32s) -> Float32s:
         segment = self._segment
-        similarities: Float32s = queries @ self._raw(start, stop).T
+        stored = segment.stored[start:stop]
+        similarities: Float32s
+        if len(queries) <= _FEW:
+            similarities = segment.kernels.product(stored, queries.T).T
+        else:
+            similarities = queries @ segment.kernels.in_scratch(stored).T
         if segment.norms is None:
             return similarities
         if self._metric == "l2":
@@ -89,29 +95,3 @@ class HostCompute:
         elif segment.unit:
             similarities /= segment.norms[start:stop]
         return similarities
-
-    def _raw(self, start: int, stop: int) -> Float32s:
-        stored = self._segment.stored[start:stop]
-        if stored.dtype == np.float32:
-            return widen(stored)
-        out = scratch((len(stored), stored.shape[1]))
-        return widen(stored, out)
-
-
-def _products(vectors: Float32s, matrix: Float32s) -> Float32s:
-    """``vectors @ matrix``, in the shape that the kernels do without an edge to their tiles."""
-    count = matrix.shape[1]
-    if count == 1:
-        return vectors @ matrix
-    if has_wide_kernels():
-        columns = np.zeros((len(matrix), _whole(count, 4 if count <= 4 else 16)), np.float32)
-        columns[:, :count] = matrix
-        return (vectors @ columns)[:, :count]
-    # By AVX2 it takes half as long where each column stands in one piece.
-    lines = np.zeros((_whole(count, 4), len(matrix)), np.float32)
-    lines[:count] = matrix.T
-    return (lines @ vectors.T)[:count].T
-
-
-def _whole(count: int, tile: int) -> int:
-    return -(-count // tile) * tile

@@ -17,16 +17,9 @@ from coresift.server.pool.tensor_cores import TensorCoreCompute
 if TYPE_CHECKING:
     import torch
 
-_TORCH_PAYS = 2**25
-"""Numbers in a float16 segment from which torch is worth its import on the CPU.
-
-1M x 256 with one output: NumPy 370 ms, torch 35 ms on two threads. Not torch for the
-conversion and NumPy for the product: their threads spin against each other (8 ms a switch).
-"""
-
 
 def compute_for(segment: Segment, metric: Metric, device: str = "cpu") -> Compute:
-    """The way to compute on a segment: NumPy, or torch on a device or for large float16.
+    """The way to compute on a segment: where it is mapped, or by torch on a device.
 
     Args:
         segment: the mapped rows.
@@ -36,13 +29,12 @@ def compute_for(segment: Segment, metric: Metric, device: str = "cpu") -> Comput
     Raises:
         StartError: there is no such device, or it has no room.
     """
-    half = segment.stored.dtype == np.float16
-    if device == "cpu" and not (half and segment.stored.size >= _TORCH_PAYS):
+    if device == "cpu":
         return HostCompute(segment, metric)
     place = torch_device(device)
     norms = 0 if segment.norms is None else segment.norms.nbytes
     require_room(segment.stored.nbytes + norms, device)
-    if half and has_tensor_cores(place):
+    if segment.stored.dtype == np.float16 and has_tensor_cores(place):
         return TensorCoreCompute(segment, metric, place)
     return DeviceCompute(segment, metric, place)
 

@@ -151,6 +151,10 @@ class Pool:
         """Vectors of rows, float32 [n, d], a copy. IndexError for a row that does not exist."""
         return self._vectors.fetch(np.asarray(rows))
 
+    def product(self, vectors: Float32s, matrix: Float32s) -> Float32s:
+        """Vectors float32 [n, d] of rows times a float32 [d, c] matrix: float32 [n, c]."""
+        return self._vectors.kernels.product(vectors, matrix)
+
     def scan(self, visit: Callable[[Block], T], *, stop: Stop | None = None) -> Iterator[T]:
         """What ``visit`` makes of each block of the pool, in a fixed order.
 

@@ -17,6 +17,7 @@ from coresift.server.pool.device import compute_for
 from coresift.server.pool.failures import Cancelled
 from coresift.server.pool.half import HalfRows
 from coresift.server.pool.parallel import in_order
+from coresift.server.pool.row_kernels import RowKernels
 from coresift.server.pool.segment import Segment
 
 A = TypeVar("A")
@@ -82,6 +83,8 @@ class VectorRows:
         self.max_norm = max_norm
         self.items = sum(segment.items for segment in segments)
         self.dimension = int(segments[0].stored.shape[1])
+        self.kernels = RowKernels(self.items * self.dimension)
+        """What computes on copies of many of the rows."""
         self._firsts = np.array([segment.first for segment in segments])
 
     def fetch(self, rows: npt.NDArray[Any]) -> Float32s:

@@ -8,6 +8,7 @@ rows ascending within each.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from coresift.server.arrays import Float32s, Int64s, Rows, Stored
 from coresift.server.pool import layout
 from coresift.server.pool.manifest import Manifest
-from coresift.server.pool.widen import widen
+from coresift.server.pool.row_kernels import RowKernels
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,15 @@ class Segment:
     def items(self) -> int:
         return len(self.stored)
 
+    @cached_property
+    def kernels(self) -> RowKernels:
+        """What computes on these rows."""
+        return RowKernels(self.stored.size)
+
     def take(self, rows: npt.NDArray[Any]) -> Float32s:
         """Vectors of rows of this segment, float32 [n, d], a copy."""
         slots = rows if self.maps is None else self.maps.row_slots[rows]
-        vectors = widen(self.stored[slots])
+        vectors = self.kernels.widen(self.stored[slots])
         if self.unit and self.norms is not None:
             vectors /= self.norms[slots, None]
         return vectors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -83,21 +84,25 @@ class Candidates:
         if columns.weights is None:
             return (columns.part(rows, None) for rows in _blocks(self.rows))
         if self.parts is not None:
-            return self._kept(self.parts, columns)
+            return self._kept(pool, self.parts, columns)
         if _is_broad(self.rows, pool):
             return self._scanned(pool, columns)
         return in_order(
-            lambda rows: columns.part(rows, pool.fetch(rows).__matmul__),
+            lambda rows: columns.part(rows, partial(pool.product, pool.fetch(rows))),
             _blocks(self.rows, GATHERED),
         )
 
-    def _kept(self, parts: Sequence[tuple[Rows, Float32s]], columns: Columns) -> Iterator[Part]:
+    def _kept(
+        self, pool: Pool, parts: Sequence[tuple[Rows, Float32s]], columns: Columns
+    ) -> Iterator[Part]:
         blocks = (
             block
             for rows, vectors in parts
             for block in zip(_blocks(rows), _blocks(vectors), strict=True)
         )
-        return in_order(lambda block: columns.part(block[0], block[1].__matmul__), blocks)
+        return in_order(
+            lambda block: columns.part(block[0], partial(pool.product, block[1])), blocks
+        )
 
     def _scanned(self, pool: Pool, columns: Columns) -> Iterator[Part]:
         """Of all rows of the pool those that are candidates."""
