@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import Future
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coresift.server.pool import row_kernels
+from coresift.server.pool import compiled, row_kernels
 from coresift.server.pool.kernels import has_wide_kernels
 from coresift.server.pool.row_kernels import MANY, MOST_COLUMNS, RowKernels, compiling
 
@@ -30,8 +32,7 @@ print("numba" in sys.modules)
 @pytest.fixture(params=["numpy, AVX-512", "numpy", "compiled"])
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> RowKernels:
     if request.param == "compiled":
-        assert compiling(False).result()
-        assert compiling(True).result()
+        assert compiling().result()
         return RowKernels(MANY)
     wide = request.param == "numpy, AVX-512"
     monkeypatch.setattr(row_kernels, has_wide_kernels.__name__, lambda: wide)
@@ -60,8 +61,7 @@ def test_products_of_any_shape(
 
 @given(seed=st.integers(0, 2**32 - 1), exponent=st.integers(-40, 15), columns=st.integers(1, 9))
 def test_compiled_products_of_numbers_of_any_size(seed: int, exponent: int, columns: int) -> None:
-    assert compiling(False).result()
-    assert compiling(True).result()
+    assert compiling().result()
     chance = np.random.default_rng(seed)
     W = np.ldexp(chance.standard_normal((19, columns)), -exponent).astype(np.float32)
     X = np.ldexp(chance.standard_normal((9, 19)), exponent).astype(np.float32)
@@ -98,7 +98,7 @@ def test_numpy_does_it_until_they_are_there(answer: str, monkeypatch: pytest.Mon
     future: Future[None] = Future()
     if answer == "failed":
         future.set_result(None)
-    monkeypatch.setattr(row_kernels, "compiling", lambda half: future)
+    monkeypatch.setattr(row_kernels, "compiling", lambda: future)
     X = np.random.default_rng(0).standard_normal((50, 20), np.float32)
     for rows in (X, X.astype(np.float16)):
         assert_bounded(RowKernels(MANY).product(rows, X[:20, :3]), rows, X[:20, :3])
@@ -107,12 +107,26 @@ def test_numpy_does_it_until_they_are_there(answer: str, monkeypatch: pytest.Mon
 def test_what_cannot_be_compiled_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fails() -> None:
-        raise ImportError("no numba here")
+    monkeypatch.setattr(row_kernels, "COMPILED", "coresift.server.pool.no_such_kernels")
+    assert compiling.__wrapped__().result() is None
+    assert "no_such_kernels" in capsys.readouterr().out
 
-    monkeypatch.setattr(row_kernels, "_for_float32", fails)
-    assert compiling.__wrapped__(False).result() is None
-    assert "no numba here" in capsys.readouterr().out
+
+def test_what_cannot_be_kept_is_compiled(tmp_path: Path) -> None:
+    """As in a container without a place to write."""
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    (folder / "compiled.py").write_bytes(Path(compiled.__file__).read_bytes())
+    (folder / "__pycache__").write_text("in the way")
+    home = tmp_path / "home"
+    home.write_text("no directory")
+    subprocess.run(
+        [sys.executable, "-c", "import compiled"],
+        cwd=folder,
+        env={**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home)},
+        check=True,
+    )
+    assert [path.name for path in folder.rglob("*.nbc")] == []
 
 
 def test_small_pools_do_without_a_compiler() -> None:

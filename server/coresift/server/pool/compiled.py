@@ -1,26 +1,46 @@
 """Kernels for rows that stream from memory, compiled for this processor when this is imported.
 
-Compiling takes one to two seconds, and LLVM 100 MB: `row_kernels` imports this where it pays.
-Sums are taken in any order. All release the lock of the interpreter.
+That takes two seconds once, then 0.2 where what was compiled can be kept (beside this file, else in
+the user's cache), and LLVM 100 MB: `row_kernels` imports this where it pays. Sums are taken in any
+order. All release the lock of the interpreter.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numba
-from numba import float32, intp, types, void
+import numpy as np
+from numba import float32, intp, types, uint16, uint32, void
 
-ROWS = types.Array(float32, 2, "C", readonly=True)
-LINES = float32[:, ::1]
-_PRODUCT = void(ROWS, ROWS, LINES, intp, intp)
-kernel = partial(numba.njit, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+_ROWS = types.Array(float32, 2, "C", readonly=True)
+_HALVES = types.Array(uint16, 2, "C", readonly=True)
+_LINES = float32[:, ::1]
+_PRODUCT = void(_ROWS, _ROWS, _LINES, intp, intp)
 
 _STAYS = 2**16
 """Numbers of rows that stay in a core's cache until all columns had them."""
+_MAGNITUDE, _SIGN = uint32(0x7FFF), uint32(0x8000)
+_TO_MAGNITUDE, _TO_SIGN = uint32(13), uint32(16)
+_REBIASED = float32(2.0**112)
+"""Exponents of float16 count from 15, those of float32 from 127."""
+
+_jit: Any = partial(numba.njit, nogil=True, fastmath={"reassoc", "contract", "nsz"})
 
 
-@kernel(_PRODUCT)
+def _kernel(signature: object) -> Callable[[Callable[..., None]], Any]:
+    def compiled(function: Callable[..., None]) -> Any:
+        try:
+            return _jit(signature, cache=True)(function)
+        except RuntimeError:  # there is no place to keep it
+            return _jit(signature)(function)
+
+    return compiled
+
+
+@_kernel(_PRODUCT)
 def _one(rows, columns, lines, j, start):  # type: ignore[no-untyped-def]
     """Of all rows with column ``j``, from the ``start`` of the line on."""
     column = columns[j]
@@ -31,7 +51,7 @@ def _one(rows, columns, lines, j, start):  # type: ignore[no-untyped-def]
         lines[j, start + i] = total
 
 
-@kernel(_PRODUCT)
+@_kernel(_PRODUCT)
 def _four(rows, columns, lines, j, start):  # type: ignore[no-untyped-def]
     """With four columns, row after row, as they lie in memory: of four at a time the processor does
     not foresee which it needs next (measured: half as fast)."""
@@ -49,7 +69,7 @@ def _four(rows, columns, lines, j, start):  # type: ignore[no-untyped-def]
         lines[j, n], lines[j + 1, n], lines[j + 2, n], lines[j + 3, n] = s0, s1, s2, s3
 
 
-@kernel(_PRODUCT)
+@_kernel(_PRODUCT)
 def _four_by_four(rows, columns, lines, j, start):  # type: ignore[no-untyped-def]
     """The same for rows in the cache: half as many loads."""
     w0, w1, w2, w3 = columns[j], columns[j + 1], columns[j + 2], columns[j + 3]
@@ -85,7 +105,7 @@ def _four_by_four(rows, columns, lines, j, start):  # type: ignore[no-untyped-de
     _four(rows[whole:], columns, lines, j, start + whole)
 
 
-@kernel(void(ROWS, ROWS, LINES, intp))
+@_kernel(void(_ROWS, _ROWS, _LINES, intp))
 def multiply(rows, columns, lines, start):  # type: ignore[no-untyped-def]
     """Products of rows [m, d] with columns [c, d], into lines [c, n] from ``start`` on."""
     step, count = max(1, _STAYS // rows.shape[1]), len(columns)
@@ -101,3 +121,27 @@ def multiply(rows, columns, lines, start):  # type: ignore[no-untyped-def]
         while j < count:
             _one(some, columns, lines, j, at)
             j += 1
+
+
+@_kernel(void(_HALVES, uint32[:, ::1]))
+def widen(halves, bits):  # type: ignore[no-untyped-def]
+    """Rows of float16 as float32, exactly, both as their bits, [m, d]; no infinities or NaN."""
+    values = bits.view(np.float32)
+    for i in range(len(halves)):
+        row, wide, value = halves[i], bits[i], values[i]
+        for k in range(len(row)):
+            half = uint32(row[k])
+            wide[k] = (half & _MAGNITUDE) << _TO_MAGNITUDE | (half & _SIGN) << _TO_SIGN
+        for k in range(len(row)):
+            value[k] *= _REBIASED
+
+
+@_kernel(void(_HALVES, _ROWS, _LINES))
+def multiply_halves(halves, columns, lines):  # type: ignore[no-untyped-def]
+    """As `multiply`, of the bits of rows of float16."""
+    step = max(1, _STAYS // halves.shape[1])
+    bits = np.empty((step, halves.shape[1]), np.uint32)
+    for start in range(0, len(halves), step):
+        some = halves[start : start + step]
+        widen(some, bits)
+        multiply(bits.view(np.float32)[: len(some)], columns, lines, start)

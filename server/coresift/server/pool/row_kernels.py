@@ -7,10 +7,10 @@ them, and float16 it widens one by one: eight times as long.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import importlib
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 from typing import cast
 
 import numpy as np
@@ -23,48 +23,45 @@ from coresift.server.pool.widen import scratch, widen
 
 log = structlog.get_logger()
 
+COMPILED = "coresift.server.pool.compiled"
 MANY = 2**24
 """Numbers of a segment or a pool from which compiling pays."""
 MOST_COLUMNS = 64
 """Of more, NumPy makes a product as fast."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Compiled:
-    """Of one type of rows. Both fill their last argument."""
-
-    multiply: Callable[[Stored, Float32s, Float32s], None]
-    widen: Callable[[Stored, Float32s], None]
-
-
 class RowKernels:
     """What is computed on the rows of a segment, whichever of them.
 
-    Compiling begins with the first use, beside the work, and takes two seconds: until then NumPy
-    does it. Sums may be taken in any order; widened are rows exactly.
+    Compiling begins with the first of them, beside other work: until it is done, seconds at most,
+    NumPy does it. Sums may be taken in any order; widened are rows exactly.
     """
 
     def __init__(self, numbers: int) -> None:
         """``numbers``: of all rows together."""
-        self._are_many = numbers >= MANY
+        self._compiling = compiling() if numbers >= MANY else None
 
     def product(self, rows: Stored, matrix: Float32s) -> Float32s:
         """Rows [m, d] times a float32 matrix [d, c]: float32 [m, c]."""
-        compiled = self._compiled(rows)
+        compiled = self._compiled()
         if compiled is None or matrix.shape[1] > MOST_COLUMNS:
             return _numpy_product(self.in_scratch(rows), matrix)
         lines = np.empty((matrix.shape[1], len(rows)), np.float32)
-        compiled.multiply(_whole(rows), np.ascontiguousarray(matrix.T), lines)
+        whole, columns = np.ascontiguousarray(rows), np.ascontiguousarray(matrix.T)
+        if rows.dtype == np.float16:
+            compiled.multiply_halves(whole.view(np.uint16), columns, lines)
+        else:
+            compiled.multiply(whole, columns, lines, 0)
         return lines.T
 
     def widen(self, rows: Stored, out: Float32s | None = None) -> Float32s:
         """Rows as float32: the rows themselves if they are, else converted (into ``out``)."""
-        compiled = None if rows.dtype == np.float32 else self._compiled(rows)
-        if compiled is None:
+        compiled = self._compiled()
+        if compiled is None or rows.dtype == np.float32:
             return widen(rows, out)
         if out is None:
             out = np.empty(rows.shape, np.float32)
-        compiled.widen(_whole(rows), out)
+        compiled.widen(np.ascontiguousarray(rows).view(np.uint16), out.view(np.uint32))
         return out
 
     def in_scratch(self, rows: Stored) -> Float32s:
@@ -73,52 +70,30 @@ class RowKernels:
             return cast("Float32s", rows)
         return self.widen(rows, scratch((len(rows), rows.shape[1])))
 
-    def _compiled(self, rows: Stored) -> _Compiled | None:
-        if not self._are_many:
+    def _compiled(self) -> ModuleType | None:
+        if self._compiling is None or not self._compiling.done():
             return None
-        answer = compiling(rows.dtype == np.float16)
-        return answer.result() if answer.done() else None
+        return self._compiling.result()
 
 
 @cache
-def compiling(half: bool) -> Future[_Compiled | None]:
-    """The kernels for rows of float16, or of float32; None where they cannot be had."""
+def compiling() -> Future[ModuleType | None]:
+    """The compiled kernels; None where they cannot be had."""
     executor = ThreadPoolExecutor(1, "compile", give_way)
     try:
-        return executor.submit(_compiled_or_none, half)
+        return executor.submit(_compiled_or_none)
     finally:
         executor.shutdown(wait=False)
 
 
-def _compiled_or_none(half: bool) -> _Compiled | None:
+def _compiled_or_none() -> ModuleType | None:
     try:
-        found = _for_float16() if half else _for_float32()
+        compiled = importlib.import_module(COMPILED)
     except Exception as error:
         log.warning("products with rows do without compiled kernels", error=str(error))
         return None
     gc.freeze()  # else each full pass of the collector looks at all of the compiler
-    return found
-
-
-def _for_float32() -> _Compiled:
-    from coresift.server.pool import compiled
-
-    def multiply(rows: Stored, columns: Float32s, lines: Float32s) -> None:
-        compiled.multiply(rows, columns, lines, 0)
-
-    return _Compiled(multiply, np.copyto)
-
-
-def _for_float16() -> _Compiled:
-    from coresift.server.pool import compiled_halves
-
-    def multiply(rows: Stored, columns: Float32s, lines: Float32s) -> None:
-        compiled_halves.multiply(rows.view(np.uint16), columns, lines)
-
-    def widen(rows: Stored, out: Float32s) -> None:
-        compiled_halves.widen(rows.view(np.uint16), out.view(np.uint32))
-
-    return _Compiled(multiply, widen)
+    return compiled
 
 
 def _numpy_product(vectors: Float32s, matrix: Float32s) -> Float32s:
@@ -138,8 +113,3 @@ def _numpy_product(vectors: Float32s, matrix: Float32s) -> Float32s:
 
 def _tiles(count: int, tile: int) -> int:
     return -(-count // tile) * tile
-
-
-def _whole(rows: Stored) -> Stored:
-    """In one piece."""
-    return cast("Stored", np.ascontiguousarray(rows))
