@@ -30,7 +30,7 @@ from coresift.v1 import selection_pb2 as pb
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 
-ITEMS, DIMENSION = 800_000, 128
+ITEMS, DIMENSION = 1_400_000, 128
 """So that a scan takes 20 ms on one core."""
 LONG_S = 0.02
 WARM_S = 3.0

@@ -35,6 +35,8 @@ class ModelCalls:
         target = request.WhichOneof("target")
         if target is None:
             raise invalid("target", "is required: items, vectors or top")
+        if target == "top":
+            self.services.sessions.scans.check()  # before it costs more
         model = await self._model(request.session_id)
         pool, modelling = model.live.pool, self.services.modelling
         per_message = max(1, CHUNK_BYTES // (4 * len(model.classes) + 32))

@@ -31,6 +31,7 @@ class LiveSessions:
 
     Attributes:
         files: where their views are kept.
+        scans: of pools, which they share.
     """
 
     def __init__(
@@ -45,8 +46,8 @@ class LiveSessions:
         kept_bytes: int = KEPT_BYTES,
     ) -> None:
         rebuilds = asyncio.Semaphore(REBUILDS_AT_ONCE)
-        scans = SharedScans(workers, metrics.refused_by("scans"))
-        self._make = (pools, loader, store, workers, metrics, files, rebuilds, scans)
+        self.scans = SharedScans(workers, metrics.refused_by("scans"))
+        self._make = (pools, loader, store, workers, metrics, files, rebuilds, self.scans)
         self._store, self.files = store, files
         self._sessions: OrderedDict[str, LiveSession] = OrderedDict()
         self._kept_bytes = kept_bytes

@@ -25,6 +25,8 @@ A = TypeVar("A", Rows, Float32s)
 
 BLOCK = 16_384
 """Rows multiplied at a time: bounds the memory of a pass."""
+MERGED = 4_096
+"""Rows of copies brought together into one run at most: more would be a pause now and then."""
 GATHERED = 2_048
 """Rows gathered at a time: what holds them is not given back to the system in between."""
 SPREAD = 4 * GATHERED
@@ -70,10 +72,10 @@ class Candidates:
         if self.parts is None:
             new = rows
         parts = [*(self.parts or ()), (new, _gathered(pool, new))]
-        # Runs of falling size, of a block at most: they stay few, and so do the copies of a row.
+        # Runs of falling size, as far as they are brought together: so are the copies of a row few.
         while len(parts) > 1:
             (rows_a, vectors_a), (rows_b, vectors_b) = parts[-2:]
-            if 2 * len(rows_b) <= len(rows_a) or len(rows_a) + len(rows_b) > BLOCK:
+            if 2 * len(rows_b) <= len(rows_a) or len(rows_a) + len(rows_b) > MERGED:
                 break
             joined = np.concatenate([rows_a, rows_b]), np.concatenate([vectors_a, vectors_b])
             parts[-2:] = [joined]

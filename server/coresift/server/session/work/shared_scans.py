@@ -22,7 +22,7 @@ from coresift.server.session.work.workers import Workers
 
 T = TypeVar("T")
 
-RIDERS = GateLimits(places=16, queue=64, of_session=8)
+RIDERS = GateLimits(places=16, queue=64, adapts=True, of_session=8)
 """Who ride at a time, on all pools together, and who wait to: eight take twice as long as one."""
 
 
@@ -65,6 +65,10 @@ class SharedScans:
         self._gate = Gate("scans", RIDERS, refused)
         self._scans: dict[Pool, _Shared] = {}
 
+    def check(self) -> None:
+        """Refuse the running task's call if it would wait too long to ride. OVERLOADED."""
+        self._gate.check(CALL.get())
+
     async def run(self, steps: Steps[T]) -> T:
         """What the steps return. They run on worker threads, and share their scans."""
         while True:
@@ -79,7 +83,7 @@ class SharedScans:
         OVERLOADED for who would wait too long to ride.
         """
         call = CALL.get()
-        self._gate.check(call)
+        self.check()
         with resting():
             place = await self._gate.enter(call)
         try:
