@@ -1,6 +1,6 @@
 """Kernels for rows that stream from memory, compiled for this processor when this is imported.
 
-That takes two seconds once, then 0.2 where what was compiled can be kept (beside this file, else in
+That takes two seconds once, then 0.5 where what was compiled can be kept (beside this file, else in
 the user's cache), and LLVM 100 MB: `row_kernels` imports this where it pays. Sums are taken in any
 order. All release the lock of the interpreter.
 """
