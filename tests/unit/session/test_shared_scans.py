@@ -187,6 +187,11 @@ async def test_one_session_has_half_of_the_places_and_the_queue_an_end(
     with pytest.raises(CoresiftError) as refused:
         await scans.ask(ByRow(), Call("a", session="one"))
     assert refused.value.reason is Reason.OVERLOADED
+    CALL.set(Call("a", session="one"))
+    with pytest.raises(CoresiftError, match="all the scans that it takes"):
+        scans.shared.check()  # without a step, as at the door
+    CALL.set(Call("a", session="another"))
+    scans.shared.check()
     let_go(held)
     assert await asyncio.gather(first, other, *rest) == [[0, 1, 2]] * (2 + len(rest))
     assert (scans.shared._gate.working, scans.shared._gate.waiting) == (0, 0)

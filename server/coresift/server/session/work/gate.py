@@ -120,7 +120,7 @@ class Gate:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``name``: of what goes on behind it, in the plural."""
-        self.name, self.limits = name, limits
+        self.name, self.limits, self._of_session = name, limits, limits.session_places
         self._refused, self._clock = refused or (lambda cause: None), clock
         self._working: dict[Turn, None] = {}
         self._waiting: OrderedDict[Turn, asyncio.Future[None]] = OrderedDict()
@@ -278,7 +278,7 @@ class Gate:
         return has_place and self._alarm is None and self._may_work(call)
 
     def _may_work(self, call: Call) -> bool:
-        return not call.session or self._by_session[call.session] < self.limits.session_places
+        return not call.session or self._by_session[call.session] < self._of_session
 
     def _is_welcome(self, call: Call, wait_s: float, now: float) -> bool:
         bound = FAIR_WAIT if self._shares.is_short(call.tenant) else SHORT_WAIT
