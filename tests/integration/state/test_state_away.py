@@ -66,19 +66,6 @@ async def test_flushed_scripts_are_sent_again(own: RedisStore) -> None:
     assert session.session_id in [s.session_id for s in await own.list_sessions("", 10)]
 
 
-async def test_answers_are_not_missed_while_the_loop_is_late(own: RedisStore) -> None:
-    """As with more calls than can even be refused: no call fails, no connection is made anew."""
-    session = await a_session(own)
-    connections = own._link._masters.servers()[0][0]._idle[:]
-    calls = [asyncio.create_task(own.read(session.session_id)) for _ in range(len(connections))]
-    for _ in range(3):
-        await asyncio.sleep(0)
-    time.sleep(1.2)  # noqa: ASYNC251
-    assert {one.session_id for one in await asyncio.gather(*calls)} == {session.session_id}
-    assert own.available()
-    assert set(own._link._masters.servers()[0][0]._idle) == set(connections)
-
-
 async def test_stopped_redis_fails_fast_and_recovers_by_itself(
     server: EmbeddedRedis, own: RedisStore
 ) -> None:

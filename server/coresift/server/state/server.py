@@ -17,7 +17,6 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from coresift.server.state.address import Address, StateUrl
 from coresift.server.state.breaker import Breaker
 from coresift.server.state.connect import Mode, info_fields, trust
-from coresift.server.state.deadline import answered_within
 
 CALL_TIMEOUT_S = 1.0
 """The most that one operation of the store takes."""
@@ -82,7 +81,7 @@ class Server:
         sent = list(commands)
         if asking:
             sent = [each for command in commands for each in (ASKING, command)]
-        async with self._permits, answered_within(ANSWER_TIMEOUT_S):
+        async with self._permits, asyncio.timeout(ANSWER_TIMEOUT_S):
             connection = await self._connected()
             try:
                 self._check_in_use()
@@ -125,7 +124,7 @@ class Server:
         """Check the server on a new connection. Raises what `exchange` raises, `RedisError`."""
         connection = self._new_connection()
         try:
-            async with answered_within(ANSWER_TIMEOUT_S):
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 await connection.connect()
         finally:
             await connection.disconnect(nowait=True)
