@@ -21,6 +21,7 @@ from coresift.server.errors import StartError
 from coresift.server.event_loop import watch_loop
 from coresift.server.listening import serve_calls, serve_health, serve_metrics
 from coresift.server.memory import return_large_blocks, spare_what_is_imported
+from coresift.server.memory_promises import MemoryPromises
 from coresift.server.metrics import Metrics
 from coresift.server.metrics.gpu import watch_gpu
 from coresift.server.pool.cache import Cache
@@ -171,12 +172,13 @@ async def _services(
     job_workers = Workers(JOBS_AT_ONCE, stay_behind)
     stack.push_async_callback(workers.drain, 1.0)
     stack.push_async_callback(job_workers.drain, 1.0)
-    loader = Loader(pools, artifacts)
-    signals = Signals(pools, store, artifacts, workers)
+    loader, promises = Loader(pools, artifacts), MemoryPromises()
+    signals = Signals(pools, store, artifacts, workers, promises)
     files = ViewFiles(artifacts, store, metrics)
     sessions = LiveSessions(pools, loader, store, workers, metrics, files)
     inputs = Inputs(pools, sessions, store, artifacts, job_workers)
-    runner = Runner(inputs, store, artifacts, job_workers, metrics, Room(JOBS_AT_ONCE))
+    room = Room(JOBS_AT_ONCE, promises)
+    runner = Runner(inputs, store, artifacts, job_workers, metrics, room)
     planner = Planner(pools, sessions, signals, artifacts, workers)
     return Services(
         pools=pools,

@@ -93,7 +93,8 @@ class Site:
         pools, sessions, store = replica.pools, replica.sessions, replica.store
         artifacts = self.artifacts = HeldArtifacts(str(folder))
         self.free_bytes = 10**12
-        room = Room(1, available=lambda: self.free_bytes)
+        replica.promises.available = lambda: self.free_bytes
+        room = Room(1, replica.promises)
         self.inputs = Inputs(pools, sessions, store, artifacts, self.workers)
         self.runner = Runner(self.inputs, store, artifacts, self.workers, replica.metrics, room)
         # A plan reads files of its own, whatever the jobs' are held for.
@@ -512,6 +513,52 @@ async def test_jobs_that_fit_only_one_by_one_are_not_admitted_together(sites: Si
     one.let_go()
     for attached in (stream, again, after):
         assert (await attached.result()).num_rows == 150
+
+
+async def test_jobs_and_uploads_that_fit_only_one_by_one_are_not_admitted_together(
+    sites: Sites, opened: list[Pool]
+) -> None:
+    """Each counts what the other was promised, though it has filled none of it."""
+    one, two = sites
+    pool, signals = opened[1], one.replica.signals
+    needed, items = (await two.jobs.plan(an_order())).expected_bytes, pool.manifest.items
+    header = SignalHeader(a_request(), "s", "growing", "", SignalKind.NUMBER, ("a",), items, b"")
+    one.free_bytes = needed + header.needed_bytes(items) - 1
+    with signals.upload(header, pool):
+        with pytest.raises(CoresiftError, match="jobs and uploads here may take") as caught:
+            await one.jobs.plan(an_order())
+        assert (caught.value.reason, caught.value.field) == (Reason.OVERLOADED, None)
+    await one.hold()
+    stream = await one.attach(an_order())
+    with (
+        pytest.raises(CoresiftError, match="jobs and uploads here may take") as caught,
+        signals.upload(header, pool),
+    ):
+        pass
+    assert (caught.value.reason, caught.value.field) == (Reason.OVERLOADED, None)
+    assert caught.value.retry_after_s is not None
+    one.let_go()
+    assert (await stream.result()).num_rows == 150
+    await until(lambda: not one.runner.runs)
+    with signals.upload(header, pool):
+        pass
+
+
+async def test_what_may_fit_when_an_upload_has_ended_is_not_called_too_large(
+    sites: Sites, opened: list[Pool]
+) -> None:
+    one, two = sites
+    pool = opened[1]
+    needed, items = (await two.jobs.plan(an_order())).expected_bytes, pool.manifest.items
+    header = SignalHeader(a_request(), "s", "growing", "", SignalKind.NUMBER, ("a",), items, b"")
+    with one.replica.signals.upload(header, pool):
+        one.free_bytes = needed - header.needed_bytes(items)  # it has filled all of its memory
+        with pytest.raises(CoresiftError) as caught:
+            await one.jobs.plan(an_order())
+        assert caught.value.reason is Reason.OVERLOADED
+    with pytest.raises(CoresiftError) as caught:
+        await one.jobs.plan(an_order())
+    assert caught.value.reason is Reason.TOO_LARGE
 
 
 async def test_a_line_of_jobs_has_an_end(sites: Sites) -> None:

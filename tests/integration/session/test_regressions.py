@@ -26,6 +26,7 @@ from tests.fixtures.sessions import a_request, a_session, is_removed
 from coresift.server.caller import CALLER, Caller, bare
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.head import Task
+from coresift.server.memory_promises import MemoryPromises
 from coresift.server.pool.builder import AppendOptions, append_pool
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All, Seals
@@ -384,7 +385,7 @@ def test_a_signal_that_needs_more_memory_than_there_is_is_refused(
 ) -> None:
     columns = tuple(f"column {n}" for n in range(1_000))
     header = SignalHeader(a_request(), "s", "p", "", SignalKind.NUMBER, columns, ITEMS, b"")
-    needed, memory = 3 * 4 * ITEMS * len(columns), UploadMemory()
+    needed, memory = 3 * 4 * ITEMS * len(columns), UploadMemory(MemoryPromises())
     with memory.booked(header, pool):
         pass
     small = SimpleNamespace(available=needed - 1)
@@ -399,7 +400,7 @@ def test_uploads_that_are_open_count_before_they_fill_their_memory(pool: Pool) -
     """All that each was promised, though it has touched none of it."""
     header = SignalHeader(a_request(), "s", "p", "", SignalKind.NUMBER, ("a", "b"), ITEMS, b"")
     needed = 3 * 4 * ITEMS * 2
-    memory = UploadMemory(available=lambda: 3 * needed)
+    memory = UploadMemory(MemoryPromises(lambda: 3 * needed))
     with ExitStack() as uploads:
         for _ in range(3):
             uploads.enter_context(memory.booked(header, pool))

@@ -10,6 +10,7 @@ from tests.unit.session.test_coreset_records import SPEC
 
 from coresift.server.caller import Caller, tenant_of
 from coresift.server.errors import CoresiftError, Reason
+from coresift.server.memory_promises import MemoryPromises
 from coresift.server.session.coresets.coreset_requests import JobSpec
 from coresift.server.session.coresets.coreset_room import Room
 
@@ -19,6 +20,10 @@ GB = 10**9
 def a_job(tenant: str, needs: int = 1) -> JobSpec:
     job_id = Caller(tenant=tenant).kept_as(f"job-{uuid4()}")
     return replace(SPEC, job_id=job_id, expected_bytes=needs)
+
+
+def a_room(turns: int, queued: int, free: int) -> Room:
+    return Room(turns, MemoryPromises(lambda: free), queued)
 
 
 def is_refused(room: Room, job: JobSpec, others: list[JobSpec]) -> bool:
@@ -39,12 +44,12 @@ def fill(room: Room, jobs: list[JobSpec], tenant: str, needs: int = 1) -> int:
 
 
 def test_without_tenants_all_places_are_taken() -> None:
-    assert fill(Room(2, 16, lambda: GB), [], "") == 18
+    assert fill(a_room(2, 16, GB), [], "") == 18
 
 
 def test_a_tenant_alone_leaves_places_for_others() -> None:
     jobs: list[JobSpec] = []
-    room = Room(2, 16, lambda: GB)
+    room = a_room(2, 16, GB)
     assert fill(room, jobs, "a") == 14
     assert fill(room, jobs, "b") == 4
     for job in [job for job in jobs if job.job_id.startswith("a|")][:8]:
@@ -55,7 +60,7 @@ def test_a_tenant_alone_leaves_places_for_others() -> None:
 
 def test_many_tenants_have_a_place_each() -> None:
     jobs: list[JobSpec] = []
-    room = Room(1, 4, lambda: GB)
+    room = a_room(1, 4, GB)
     assert [fill(room, jobs, tenant) for tenant in "abcde"] == [4, 1, 0, 0, 0]
     del jobs[:4]
     assert [fill(room, jobs, tenant) for tenant in "bcdea"] == [4, 1, 0, 0, 0]
@@ -65,13 +70,13 @@ def test_many_tenants_have_a_place_each() -> None:
 
 
 def test_memory_is_shared_while_others_have_jobs() -> None:
-    room, jobs = Room(2, 16, lambda: 12 * GB), [a_job("b", GB)]
+    room, jobs = a_room(2, 16, 12 * GB), [a_job("b", GB)]
     assert fill(room, jobs, "a", 2 * GB) == 3  # 6 GB each
     assert fill(room, jobs, "b", 2 * GB) == 3
 
 
 def test_a_first_job_may_be_larger_than_any_share() -> None:
-    room, jobs = Room(2, 16, lambda: 12 * GB), [a_job("b", GB)]
+    room, jobs = a_room(2, 16, 12 * GB), [a_job("b", GB)]
     room.check(a_job("a", 10 * GB), jobs)
     with pytest.raises(CoresiftError, match="besides"):
         room.check(a_job("a", 6 * GB), [*jobs, a_job("a", GB)])

@@ -66,6 +66,7 @@ class Runner:
         self.runs: dict[str, Run] = {}
         """By job."""
         metrics.count_jobs(self._phases)
+        room.promises.count(lambda: sum(spec.expected_bytes for spec in self._here().values()))
         self.is_draining = False
 
     def _phases(self) -> list[str]:
@@ -74,12 +75,8 @@ class Runner:
 
     @contextmanager
     def admitted(self, spec: JobSpec) -> Iterator[None]:
-        """A place for a job that comes here until it is among the runs. TOO_LARGE, OVERLOADED.
-
-        Nothing is booked twice: two calls with one request_id make one job.
-        """
-        here = {run.spec.job_id: run.spec for run in self.runs.values()}
-        here |= {coming.job_id: coming for coming in self._coming}
+        """A place for a job that comes here until it is among the runs. TOO_LARGE, OVERLOADED."""
+        here = self._here()
         if spec.job_id not in here:
             self._room.check(spec, here.values())
         self._coming.append(spec)
@@ -87,6 +84,11 @@ class Runner:
             yield
         finally:
             self._coming.remove(spec)
+
+    def _here(self) -> dict[str, JobSpec]:
+        """The jobs that run, wait or come here: two calls with one request_id make one job."""
+        specs = [*(run.spec for run in self.runs.values()), *self._coming]
+        return {spec.job_id: spec for spec in specs}
 
     async def claim(self, spec: JobSpec, asked: Asked) -> Run | None:
         """Become a job's owner and start it; None if another replica owns it.

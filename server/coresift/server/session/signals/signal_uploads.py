@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -15,12 +15,10 @@ import pyarrow as pa
 
 from coresift.server.arrays import Bools, Int64s, Rows
 from coresift.server.errors import CoresiftError, Reason
-from coresift.server.memory import available_bytes
+from coresift.server.memory_promises import MemoryPromises
 from coresift.server.pool.pool import Pool
 from coresift.server.state.store import Request
 
-RETRY_S = 5.0
-"""After which an upload that did not fit may come again: some of the others have ended then."""
 SUM_SLACK = 1e-3
 """By how much the probabilities of an item may miss 1."""
 
@@ -84,41 +82,26 @@ class SignalChunk:
 
 
 class UploadMemory:
-    """What open uploads were promised: a new one must fit beside them. For the event loop only."""
+    """What open uploads were promised. For the event loop only."""
 
-    def __init__(self, available: Callable[[], int] = available_bytes) -> None:
-        """``available``: bytes that are free now."""
-        self._available, self._promised = available, 0
+    def __init__(self, promises: MemoryPromises) -> None:
+        """``promises``: memory, of which others promise some too."""
+        self._promises, self._promised = promises, 0
+        promises.count(lambda: self._promised)
 
     @contextmanager
     def booked(self, header: SignalHeader, pool: Pool) -> Iterator[None]:
         """Memory for an upload until it is stored or given up.
 
-        The others' count in full, also what they hold by now: an upload that is refused may come
-        again, one that exhausts memory takes all along.
-
         Raises:
             CoresiftError: OVERLOADED for an upload that may fit when others have ended, TOO_LARGE
                 for one that would not fit then either.
         """
-        needed = header.needed_bytes(pool.manifest.items)
-        free, promised = self._available(), self._promised
-        if needed > free + promised:
-            raise CoresiftError(
-                Reason.TOO_LARGE,
-                f"{pool.manifest.items} items x {len(header.columns)} columns need "
-                f"{needed / 1e9:,.3g} GB, {free / 1e9:,.3g} GB are free",
-                field="header.columns",
-                needed_bytes=str(needed),
-            )
-        if needed > free - promised:
-            raise CoresiftError(
-                Reason.OVERLOADED,
-                f"the upload needs {needed / 1e9:,.3g} GB; {free / 1e9:,.3g} GB are free, of which "
-                f"the open uploads may take {promised / 1e9:,.3g} GB: try again when some have "
-                "ended",
-                retry_after_s=RETRY_S,
-            )
+        items, columns = pool.manifest.items, len(header.columns)
+        needed = header.needed_bytes(items)
+        remedy = "upload fewer columns, or take a server with more memory"
+        what = f"an upload of {items} items x {columns} columns"
+        self._promises.check(what, needed, "header.columns", remedy)
         self._promised += needed
         try:
             yield

@@ -12,6 +12,7 @@ import msgpack
 from coresift.server.artifacts import Artifacts
 from coresift.server.caller import CALLER
 from coresift.server.errors import CoresiftError, Reason
+from coresift.server.memory_promises import MemoryPromises
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.plain import Signal as SignalStrategy
 from coresift.server.selection.plain import signal_key
@@ -59,10 +60,17 @@ class Signal:
 class Signals:
     """The signal calls."""
 
-    def __init__(self, pools: Pools, store: Store, artifacts: Artifacts, workers: Workers) -> None:
+    def __init__(
+        self,
+        pools: Pools,
+        store: Store,
+        artifacts: Artifacts,
+        workers: Workers,
+        promises: MemoryPromises,
+    ) -> None:
         self._pools, self._store = pools, store
         self._artifacts, self._workers = artifacts, workers
-        self._requests, self._memory = Requests(store), UploadMemory()
+        self._requests, self._memory = Requests(store), UploadMemory(promises)
 
     def pool(self, header: SignalHeader) -> Pool:
         """The pool version that an upload is for."""
