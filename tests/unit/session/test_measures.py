@@ -28,7 +28,7 @@ from coresift.server.session.setup.config_checks import complete
 from coresift.server.session.setup.materials import Loader, Materials
 from coresift.server.session.setup.pools import Pools
 from coresift.server.session.view.labels import UNSURE, ClassSets, pack_class, pack_sets, unpack
-from coresift.server.session.view.snapshot import HeadState, Snapshot, head_state
+from coresift.server.session.view.snapshot import Snapshot, head_state
 from coresift.server.session.view.view import View
 from coresift.server.session.view.votes import annotators_of, decide, items_after
 from coresift.server.session.work.latest import Latest
@@ -358,14 +358,12 @@ def test_nothing_is_stable_while_a_head_is_missing(
         session.label("ann", {row: pack_class(0)})
     measures = session.measures(load)
     assert measures.kappas == (None, None, None)
-    assert measures.state.unfitted_classes == ("positive",)
+    assert measures.unfitted_classes == ("positive",)
     session.label("ann", {2: pack_class(1)})
     measures = session.measures(load)
     assert measures.kappas == (None, None, None)
-    assert advise(measures.state.snapshot.config, N, measures, exhausted=False)[0] == (
-        StopAdvice.CONTINUE
-    )
-    assert measures.state.unfitted_classes == ()
+    assert advise(measures.config, N, measures, exhausted=False)[0] == StopAdvice.CONTINUE
+    assert measures.unfitted_classes == ()
 
 
 @pytest.mark.parametrize("task", list(Task))
@@ -381,8 +379,8 @@ def test_validation_counts_what_its_votes_decide(
     session.label("ann", {row: truth(task, row) for row in rest[:12]} | {a: UNSURE})
     session.label("ann", {b: truth(task, b)})
     session.label("bob", {b: truth(task, b + (2 if b % 3 else 1))})
-    measures = session.measures(load)
-    found, head = measures.validation, measures.state.head
+    found = session.measures(load).validation
+    head = head_state(load(config), Snapshot.of(session.view)).head
     assert found is not None
     assert head is not None
     # Two annotators who contradict each other on two classes agree on the third.
@@ -420,8 +418,7 @@ def a_sample(**fields: Any) -> Sample:
 def advised(
     config: SessionConfig, votes: int = 5, *, is_exhausted: bool = False, **fields: Any
 ) -> tuple[StopAdvice, str]:
-    state = HeadState(Snapshot.of(View(config, 1)), None)
-    measures = Measures(state, votes, 0, (), None, (), None)
+    measures = Measures(config, 1, 0, "", (), 0, votes, 0, (), None, (), None)
     return advise(config, 600, replace(measures, **fields), exhausted=is_exhausted)
 
 

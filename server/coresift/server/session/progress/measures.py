@@ -17,6 +17,7 @@ from coresift.server.estimates.stability import kappa
 from coresift.server.estimates.validation import Measured, accuracy, mean_average_precision
 from coresift.server.head import Head, Task, TrainingSet, fit
 from coresift.server.selection.scoring import predicted_classes
+from coresift.server.session.setup.config import SessionConfig
 from coresift.server.session.setup.materials import Materials
 from coresift.server.session.view.snapshot import HeadState, Snapshot, training_rows
 from coresift.server.session.view.votes import Decisions, decide
@@ -51,7 +52,12 @@ class Sample:
 class Measures:
     """What a snapshot says about its session.
 
+    Numbers and names, not the snapshot and its head: reports of many sessions are kept, also of
+    those that were dropped to free their labels.
+
     Attributes:
+        head_version, unfitted_classes: as `HeadState` has them.
+        labelled_items: those with a vote.
         votes, unsure_votes: over all items.
         classes: name, votes present, votes absent (multilabel).
         validation: None: there are no labelled validation items.
@@ -60,7 +66,12 @@ class Measures:
         sample: None: no class is named.
     """
 
-    state: HeadState
+    config: SessionConfig
+    config_version: int
+    revision: int
+    head_version: str
+    unfitted_classes: tuple[str, ...]
+    labelled_items: int
     votes: int
     unsure_votes: int
     classes: tuple[tuple[str, int, int], ...]
@@ -75,15 +86,21 @@ def measure(materials: Materials, state: HeadState, hidden: Mapping[int, int]) -
     Args:
         hidden: rows that nobody can label, with the offset of the log entry that says so.
     """
-    decisions = decide(state.snapshot)
+    snapshot = state.snapshot
+    decisions = decide(snapshot)
     return Measures(
-        state=state,
+        config=snapshot.config,
+        config_version=snapshot.config_version,
+        revision=snapshot.revision,
+        head_version=state.version,
+        unfitted_classes=state.unfitted_classes,
+        labelled_items=len(snapshot.votes),
         votes=len(decisions.voted),
         unsure_votes=int(decisions.unsure.sum()),
         classes=_class_counts(decisions),
         validation=_validation(materials, state, decisions),
         kappas=_kappas(materials, state),
-        sample=_sample(materials, state.snapshot, decisions, hidden),
+        sample=_sample(materials, snapshot, decisions, hidden),
     )
 
 

@@ -19,7 +19,7 @@ from coresift.server.session.work.workers import Workers
 from coresift.server.state.store import Store
 
 KEPT_SESSIONS = 1_000
-"""Whose measures are kept, each with its snapshot: as many as there are live sessions."""
+"""Whose measures are kept: as many as there are live sessions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +67,18 @@ class ProgressReports:
         candidates, considered = await live.candidate_counts(began)
         leases = await self._store.count_leases(live.uid)
         is_exhausted = await self._is_exhausted(live)
-        state, view = measures.state, live.view
-        snapshot = state.snapshot
-        config = snapshot.config
+        config, view = measures.config, live.view
         materials = await live.materials(config)
         advice, reason = advise(config, materials.eligible_items, measures, exhausted=is_exhausted)
         live.metrics.advised(advice.name.lower())
         return Progress(
             config=config,
-            config_version=snapshot.config_version,
-            revision=snapshot.revision,
-            head_version=state.version,
+            config_version=measures.config_version,
+            revision=measures.revision,
+            head_version=measures.head_version,
             pool_items=materials.pool.manifest.items,
             eligible_items=materials.eligible_items,
-            labelled_items=len(snapshot.votes),
+            labelled_items=measures.labelled_items,
             votes=measures.votes,
             unsure_votes=measures.unsure_votes,
             labels_per_hour=float(view.labels_per_hour()),
@@ -88,7 +86,7 @@ class ProgressReports:
             candidates=candidates,
             considered_share=considered,
             classes=measures.classes,
-            unfitted_classes=state.unfitted_classes,
+            unfitted_classes=measures.unfitted_classes,
             hidden_items=len(view.hidden),
             measures=measures,
             advice=advice,
