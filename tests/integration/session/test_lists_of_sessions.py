@@ -158,7 +158,7 @@ async def test_an_update_follows_a_session_that_moves(
             assert piece.standing is not None
             await store.stage_log(other, 0, piece.entries)
             await store.replace_with_staged(session, uid, other, piece.standing, "mover")
-            await store.remove_replaced(session, uid, (), ())
+            await store.remove_replaced(session)
         uids.append(uid)
         return await honest(uid, *rest)  # type: ignore[arg-type]
 

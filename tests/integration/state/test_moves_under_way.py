@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ResponseError
+from tests.fixtures.between import Between
 from tests.fixtures.sessions import a_request, a_session, is_removed, labels
 
 from coresift.server.errors import CoresiftError, Reason
@@ -22,8 +23,6 @@ from coresift.server.state.server import ServerAwayError
 from coresift.server.state.store import ANSWER_MS, SessionRecord, Settings
 from coresift.server.state.transfer import START
 
-Action = Callable[[], Awaitable[object]]
-
 OLD_OPEN = """
 if redis.call('HGET', KEYS[1], 'uid') ~= ARGV[1] then
   return {'refused', 'SESSION_NOT_FOUND', ''}
@@ -35,47 +34,6 @@ return {'done'}
 
 def anyone(settings: Settings) -> None:
     pass
-
-
-class Between:
-    """Lets something happen once, before or after a command of a store reaches Redis."""
-
-    def __init__(self, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._masters = store._link._masters
-        self._honest = self._masters.exchange
-        self._planned: list[tuple[Callable[[Any], bool], Action, bool]] = []
-        monkeypatch.setattr(self._masters, "exchange", self._exchange)
-
-    def before(self, script: Script | str, action: Action) -> None:
-        self._planned.append((_is(script), action, False))
-
-    def after(self, script: Script | str, action: Action) -> None:
-        self._planned.append((_is(script), action, True))
-
-    async def _exchange(self, key: Any, commands: Any) -> list[Any]:
-        for action in self._due(commands, is_after=False):
-            await action()
-        replies = await self._honest(key, commands)
-        if not isinstance(replies[0], NoScriptError):
-            for action in self._due(commands, is_after=True):
-                await action()
-        return replies
-
-    def _due(self, commands: Any, *, is_after: bool) -> list[Action]:
-        due = [p for p in self._planned if p[2] == is_after and any(map(p[0], commands))]
-        self._planned = [plan for plan in self._planned if plan not in due]
-        return [action for _, action, _ in due]
-
-    @property
-    def is_over(self) -> bool:
-        """Whether everything has happened."""
-        return not self._planned
-
-
-def _is(script: Script | str) -> Callable[[Any], bool]:
-    if isinstance(script, Script):
-        return lambda command: command[1:2] in ((script.sha,), (script.source,))
-    return lambda command: " ".join(map(str, command)).startswith(script)
 
 
 async def refused(call: Awaitable[object]) -> Reason:
@@ -92,7 +50,7 @@ async def moved(store: RedisStore, session: SessionRecord, *, removed: bool = Tr
     await store.stage_log(uid, 0, piece.entries)
     await store.replace_with_staged(session.session_id, session.uid, uid, piece.standing, "mover")
     if removed:
-        await store.remove_replaced(session.session_id, session.uid, (), ())
+        await store.remove_replaced(session.session_id)
     return uid
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from coresift.server.errors import CoresiftError, Reason
@@ -14,6 +16,8 @@ from coresift.server.state.session_operations import SessionOperations
 from coresift.server.state.store import ANSWER_MS, Request, SessionRecord, Settings
 
 PURGE_PIECE = 100
+LOG_PIECE = 100
+"""Entries of 1,000 labels each are 6 MB."""
 
 
 class RemovalOperations(SessionOperations):
@@ -96,46 +100,106 @@ class RemovalOperations(SessionOperations):
         """See `Store.purge`."""
         purged = 0
         while True:
-            looked_at, removed = await self._link.commit("purge", self._purge_piece)
-            purged += removed
-            if looked_at < PURGE_PIECE:
+            due = await self._link.call("purge", self._due)
+            for member in due:
+                purged += await self._purge_member(member)
+            if len(due) < PURGE_PIECE:
                 return purged
 
-    async def _purge_piece(self) -> tuple[int, int]:
+    async def _due(self) -> list[bytes]:
         client = self._link.client
         seconds, _ = await client.time()
-        due = await client.zrangebyscore(keys.DELETED, "-inf", seconds * 1000, 0, PURGE_PIECE)
-        removed = 0
-        for member in due:
-            uid, session_id = member.decode().split(" ", 1)
-            try:
-                removed += await self._purge_session(uid, session_id, member)
-            except CoresiftError as error:
-                if error.reason not in (Reason.FORMAT_TOO_NEW, Reason.STATE_UNAVAILABLE):
-                    raise
-                # A newer replica will purge it, or whoever froze it is done by then; it must not
-                # hold up the others meanwhile.
-                await client.zadd(keys.DELETED, {member: int(seconds) * 1000 + ANSWER_MS})
-        return len(due), removed
+        members: list[bytes] = await client.zrangebyscore(
+            keys.DELETED, "-inf", seconds * 1000, 0, PURGE_PIECE
+        )
+        return members
+
+    async def _purge_member(self, member: bytes) -> bool:
+        uid, session_id = member.decode().split(" ", 1)
+        try:
+            if await self._remove_moved(uid, session_id):
+                return False
+        except CoresiftError as error:
+            if error.reason is not Reason.FORMAT_TOO_NEW:
+                raise
+            await self._link.commit("purge", partial(self._put_off, member))
+            return False
+        call = partial(self._purge_or_put_off, uid, session_id, member)
+        return await self._link.commit("purge", call)
+
+    async def _purge_or_put_off(self, uid: str, session_id: str, member: bytes) -> bool:
+        try:
+            return await self._purge_session(uid, session_id, member)
+        except CoresiftError as error:
+            if error.reason not in (Reason.FORMAT_TOO_NEW, Reason.STATE_UNAVAILABLE):
+                raise
+            await self._put_off(member)
+            return False
+
+    async def _put_off(self, member: bytes) -> None:
+        # A newer replica will purge it, or whoever froze it is done by then; it must not hold up
+        # the others meanwhile.
+        seconds, _ = await self._link.client.time()
+        await self._link.client.zadd(keys.DELETED, {member: seconds * 1000 + ANSWER_MS})
 
     async def _purge_session(self, uid: str, session_id: str, member: bytes) -> bool:
         client = self._link.client
         reply = checked(await self._link.run(scripts.EXPIRED, SessionKeys(uid).of_script(), [uid]))
+        if reply[0] == b"moved":  # just now: the next purge removes it
+            return False
         if reply[0] == b"deleted" and not reply[2]:
             await client.zadd(keys.DELETED, {member: int(reply[1])})
             return False
         if reply[0] == b"live" and await self._leads_to(session_id, uid):
             await self._list(uid, session_id)  # its deletion was begun and never done
             return False
-        if reply[0] == b"moved":
-            await self._follow(uid, session_id, reply[1])
-        elif reply[0] != b"live":
+        if reply[0] != b"live":
             await self._forget_name(uid, session_id)
-        await self._unlink(uid)
-        await client.zrem(keys.DELETED, member)
+        await self._bury(uid, session_id)
         return bool(reply[0] == b"deleted")
 
-    async def _unlink(self, uid: str) -> None:
+    async def remove_replaced(self, session_id: str) -> None:
+        """See `Transfers.remove_replaced`."""
+        client = self._link.client
+        # All that a day deletes: some hundred kilobytes, for the few that erase.
+        members = await self._link.call("replaced", partial(client.zrange, keys.DELETED, 0, -1))
+        for member in members:
+            uid, listed_id = member.decode().split(" ", 1)
+            if listed_id == session_id:
+                await self._remove_moved(uid, session_id)
+
+    async def _remove_moved(self, uid: str, session_id: str) -> bool:
+        """Remove all of a session that lives on under another uid; False if it does not."""
+        client, session = self._link.client, SessionKeys(uid)
+        name = await self._link.call("moved", partial(client.hget, session.meta, "moved"))
+        if name is None:
+            return False
+        # What names people goes first: the log alone knows those keys.
+        await self._unlink_named(session)
+
+        async def remove() -> None:
+            await self._follow(uid, session_id, name)
+            await self._bury(uid, session_id)
+
+        await self._link.commit("remove_replaced", remove)
+        return True
+
+    async def _unlink_named(self, session: SessionKeys) -> None:
+        """Remove the answers and hands of a session that nobody writes to any more."""
+        client = self._link.client
+        _, log, *_ = session.of_script()
+        first = b"-"
+        while True:
+            call = partial(client.xrange, log, first, "+", LOG_PIECE)
+            found = await self._link.call("removed_log", call)
+            if not found:
+                return
+            names = await asyncio.to_thread(_named_in, session, [own[b"e"] for _, own in found])
+            if names:
+                await self._link.commit("remove_named", partial(client.unlink, *names))
+            first = b"(" + found[-1][0]
+
+    async def _bury(self, uid: str, session_id: str) -> None:
         """Remove what stands under a uid, but for a note that it was removed."""
         session = SessionKeys(uid)
         view = await self._link.client.hget(session.view, "file")
@@ -144,6 +208,7 @@ class RemovalOperations(SessionOperations):
         tables = await self._link.client.hget(session.meta, "tables") or b""
         names = [name.decode() for name in tables.split(b",") if name]
         await self._link.run(scripts.BURY, [*session.of_script(), *session.data(names)], [uid])
+        await self._link.client.zrem(keys.DELETED, f"{uid} {session_id}")
 
     async def _leads_to(self, session_id: str, uid: str) -> bool:
         blob = await self._link.client.get(keys.name_key(session_id))
@@ -164,3 +229,11 @@ class RemovalOperations(SessionOperations):
         if blob is not None and Name.unpacked(blob).uid == uid:
             await client.zrem(keys.listing_of(session_id), session_id)
             await self._link.run(scripts.EQUALS_DELETE, [key], [blob])
+
+
+def _named_in(session: SessionKeys, blobs: Sequence[bytes]) -> list[str]:
+    """The answers and hands that packed entries have filled; who holds anything was granted it."""
+    entries = [unpack(blob) for blob in blobs]
+    requests = {entry[b"q"].decode() for entry in entries if b"q" in entry}
+    annotators = {entry[b"a"].decode() for entry in entries if b"a" in entry}
+    return [*session.answers(requests), *session.hands(annotators)]

@@ -174,8 +174,6 @@ class Transfers(Protocol):
         """Let a session go on if it is frozen by this one."""
         ...
 
-    async def remove_replaced(
-        self, session_id: str, uid: str, request_ids: Sequence[str], annotators: Sequence[str]
-    ) -> None:
-        """Remove all data of a session that was replaced, with these answers and hands."""
+    async def remove_replaced(self, session_id: str) -> None:
+        """Remove all data that a session had before it was replaced, by whomever and whenever."""
         ...

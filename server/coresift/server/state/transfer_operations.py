@@ -30,9 +30,9 @@ from coresift.server.state.transfer import (
     Standing,
 )
 
-ANSWERS_PIECE = 200
+ANSWERS_PIECE = HANDS_PIECE = 200
 GRACE_MS = 3600 * 1000
-"""Until a replaced session is removed by the purge, should its replacement break off."""
+"""Until a replaced session is removed by the purge, should whoever replaced it break off."""
 REPEATABLE = (b"claim", b"labels", b"release", b"configure")
 """Operations whose answers are copied: those that the log names the requests of."""
 
@@ -118,7 +118,9 @@ class TransferOperations(RemovalOperations):
     async def discard(self, uid: str, session_id: str, standing: Standing | None = None) -> None:
         """See `Transfers.discard`. Staged answers end by themselves."""
         annotators = {lease.annotator for lease in standing.leases} if standing else ()
-        await self.remove_replaced(session_id, uid, (), sorted(annotators))
+        for piece in pieces_of(SessionKeys(uid).hands(annotators), HANDS_PIECE):
+            await self._link.commit("discard", partial(self._link.client.unlink, *piece))
+        await self._link.commit("discard", lambda: self._bury(uid, session_id))
 
     async def name_staged(
         self, session_id: str, uid: str, standing: Standing, request: Request
@@ -190,22 +192,6 @@ class TransferOperations(RemovalOperations):
         reply = await self._link.written(scripts.MOVED, SessionKeys(uid).of_script(), [uid, blob])
         if strict and checked(reply)[0] == b"thawed":
             raise _lost("it took too long")
-
-    async def remove_replaced(
-        self, session_id: str, uid: str, request_ids: Sequence[str], annotators: Sequence[str]
-    ) -> None:
-        """See `Transfers.remove_replaced`."""
-
-        client, session = self._link.client, SessionKeys(uid)
-        names = [*session.answers(request_ids), *session.hands(annotators)]
-        for piece in pieces_of(names, ANSWERS_PIECE):
-            await self._link.commit("remove_answers", partial(client.unlink, *piece))
-
-        async def remove() -> None:
-            await self._unlink(uid)
-            await client.zrem(keys.DELETED, f"{uid} {session_id}")
-
-        await self._link.commit("remove_replaced", remove)
 
     async def _end(self, session_id: str, uid: str, standing: Standing) -> SessionRecord:
         fields = [part for field in standing.meta.items() for part in field]

@@ -40,14 +40,12 @@ class Copied:
     Attributes:
         nonce: of the newest entry with labels.
         packed_config: the newest configuration, as the entry has it.
-        annotators: names in the log.
     """
 
     def __init__(self, check: Callable[[Entry], None] = lambda entry: None) -> None:
         self._view: View | None = None
         self.nonce = b""
         self.packed_config = b""
-        self.annotators: set[str] = set()
         self._check = check
 
     @property
@@ -77,7 +75,6 @@ class Copied:
                 self.nonce = entry.nonce
             if isinstance(entry, ConfigEntry):
                 self.packed_config = entry.config
-            self.annotators |= annotators_of(entry)
         return entries
 
     def check_standing(self, standing: Standing) -> None:

@@ -85,8 +85,9 @@ class Erasure:
             finally:
                 self._sessions.drop(record.session_id)
             record = await self._store.read(record.session_id)
-        else:  # perhaps this very request has erased it before
-            await self._sessions.files.sweep()
+        # Also what is left of erasures that broke off, perhaps of this very request.
+        await self._store.remove_replaced(record.session_id)
+        await self._sessions.files.sweep()
         entries = await self._entries_with(record, replacement)
         return Erased(replacement if entries else "", entries)
 
@@ -121,10 +122,6 @@ class Erasure:
             if is_unnamed:
                 await self._store.discard(uid, record.session_id, standing)
             raise
-        await self._store.remove_replaced(
-            record.session_id, record.uid, copy.requests, sorted(copy.annotators)
-        )
-        await self._sessions.files.sweep()
 
     async def _finish_rows(
         self,
@@ -163,8 +160,6 @@ class _Copy:
         self._annotator, self._replacement = annotator, replacement
         self._copied = Copied()
         self._at = START
-        self.annotators: set[str] = set()
-        self.requests: list[str] = []
 
     @property
     def view(self) -> View:
@@ -195,12 +190,10 @@ class _Copy:
         piece = await self._store.copy_log(self._source, self._at, freezer)
         blobs, entries = await self._workers.run(lambda: self._take(piece.entries))
         await self._store.stage_log(self._uid, self._at.offset, blobs)
-        young = young_requests(entries)
         # Answers name nobody. Without theirs, a repeated call of the erased annotator would label
         # once more, under the old name.
-        kept = await self._store.copy_answers(self._source, young, freezer)
+        kept = await self._store.copy_answers(self._source, young_requests(entries), freezer)
         await self._store.stage_answers(self._uid, kept)
-        self.requests += young
         if touched is not None:
             touched |= rows_of(entries)
         self._at = piece.end
@@ -208,9 +201,7 @@ class _Copy:
 
     def _take(self, blobs: Sequence[bytes]) -> tuple[list[bytes], list[Entry]]:
         copied = [renamed(blob, self._annotator, self._replacement) for blob in blobs]
-        entries = self._copied.add(self._at.offset, copied)
-        self.annotators = self._copied.annotators | {self._annotator}
-        return copied, entries
+        return copied, self._copied.add(self._at.offset, copied)
 
     def _standing_of(self, standing: Standing) -> Standing:
         """What the copy is besides its log."""
