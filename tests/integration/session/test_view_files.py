@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
+from tests.fixtures.between import Between
 from tests.fixtures.pools import make_pool
 from tests.fixtures.replicas import Replica, now, rows_of
 from tests.fixtures.rewinds import contents, copy_of, restore
 from tests.fixtures.sessions import a_request
 
+from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
 from coresift.server.session.copies.erasure import Erasure
 from coresift.server.session.live.live import LiveSession
@@ -23,6 +25,8 @@ from coresift.server.session.setup.requests import Requests
 from coresift.server.session.view import catching_up, view_files
 from coresift.server.session.view.labels import pack_class
 from coresift.server.session.work.workers import Workers
+from coresift.server.state import scripts
+from coresift.server.state.breaker import unavailable
 from coresift.server.state.keys import DELETED, SessionKeys
 from coresift.server.state.store import ANSWER_MS, Release, ViewFile
 
@@ -240,6 +244,60 @@ async def test_the_note_only_moves_forward_and_its_old_file_goes(
     await replica.files.save(live.uid, lambda: live.view)
     assert len(replicas.files()) == 1
     assert replicas.files() != [old]
+
+
+async def grown(
+    replicas: Replicas, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Replica, LiveSession]:
+    """A session whose view is kept, and worth another file."""
+    replica, session = await kept(replicas, pool)
+    await work(replica, session, range(12, 14))
+    live = await replica.live(session)
+    await live.sync(now())
+    monkeypatch.setattr(view_files, "LEAST_GROWTH", 1)
+    monkeypatch.setattr(view_files, "GROWTH_SHARE", 1_000)
+    return replica, live
+
+
+@pytest.mark.parametrize("is_noted", [True, False])
+async def test_a_file_stays_where_the_reply_to_its_note_was_lost(
+    replicas: Replicas, pool: Pool, monkeypatch: pytest.MonkeyPatch, is_noted: bool
+) -> None:
+    replica, live = await grown(replicas, pool, monkeypatch)
+    between = Between(replica.store, monkeypatch)
+
+    async def blip() -> None:
+        raise unavailable("a blip")
+
+    (between.after if is_noted else between.before)(scripts.VIEW_PUT, blip)
+    await replica.files.save(live.uid, lambda: live.view)
+    assert between.is_over
+    (file,) = replicas.files()
+    note = await replica.store.get_view_file(live.uid)
+    assert note is not None
+    assert (note.content_hash, note.offset) == (file.stem, live.view.offset)
+    cold, found = await replicas.cold(live.session_id)
+    assert count(cold, "loaded") == 1
+    assert contents(found.view) == contents(live.view)
+
+
+async def test_a_file_that_cannot_be_noted_is_removed(
+    replicas: Replicas, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view_files, "TRIES", 3)
+    replica, live = await grown(replicas, pool, monkeypatch)
+    old, tried = replicas.files(), list[str]()
+
+    async def away(uid: str, file: ViewFile) -> str | None:
+        tried.append(file.content_hash)
+        assert len(replicas.files()) == 2
+        raise CoresiftError(Reason.STATE_UNAVAILABLE, "away", retry_after_s=0.01)
+
+    monkeypatch.setattr(replica.store, "put_view_file", away)
+    await replica.files.save(live.uid, lambda: live.view)
+    assert len(tried) == 3
+    assert replicas.files() == old
+    assert count(replica, "failed") == 1
 
 
 async def test_growing_views_are_kept_by_themselves(replicas: Replicas, pool: Pool) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import structlog
 
 from coresift.server.artifacts import Artifacts
-from coresift.server.errors import CoresiftError
+from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
 from coresift.server.session.view.view import View
 from coresift.server.session.view.view_columns import FORMAT, pack_view, unpack_view
@@ -24,6 +24,8 @@ LEAST_GROWTH = 20_000
 GROWTH_SHARE = 8
 """And a share of 1/8 of what it has: writing the files of a growing log stays linear."""
 SWEEP_PIECE = 100
+TRIES = 60
+"""Of a note while the store is away: half a minute. Others would not be noted either."""
 
 log = structlog.get_logger()
 
@@ -85,14 +87,29 @@ class ViewFiles:
         content_hash = await asyncio.to_thread(write)
         file = ViewFile(FORMAT, view.offset, view.tip, view.size, content_hash)
         try:
-            superseded = await self._store.put_view_file(uid, file)
+            superseded = await self._noted(uid, file)
         except BaseException:
             # The session may be gone, or written anew without a name: nobody would remove it.
             await self._remove(content_hash)
             raise
         self._metrics.view_files.labels("written").inc()
+        if superseded is None and kept is not None:
+            superseded = kept.content_hash  # the lost reply named it
         if superseded is not None:
             await self._remove(superseded)
+
+    async def _noted(self, uid: str, file: ViewFile) -> str | None:
+        """As `Store.put_view_file`, until it is known what came of it: the file of a note whose
+        reply was lost must stay, and that of no note must not."""
+        tries = 0
+        while True:
+            try:
+                return await self._store.put_view_file(uid, file)
+            except CoresiftError as error:
+                tries += 1
+                if error.reason is not Reason.STATE_UNAVAILABLE or tries == TRIES:
+                    raise
+                await asyncio.sleep(error.retry_after_s or 0)
 
     async def sweep(self) -> None:
         """Remove the files of sessions that have been removed. Raises as the store does."""
