@@ -357,6 +357,30 @@ def until_expired(client: Client, session: str) -> None:
         pass
 
 
+def test_a_creation_is_answered_the_same_when_its_signal_is_gone(
+    stubs: list[SelectionServiceStub], client: Client, pools: Pools
+) -> None:
+    name = f"s-{uuid4()}"
+    client.put_signals("growing", name, pools.grown.item_ids, np.zeros(240))
+    strategy = pb.Strategy(name="signal")
+    strategy.params.update({"name": name})
+
+    def request(seed: int, request_id: str) -> pb.CreateSessionRequest:
+        config = pb.SessionConfig(pool="growing", task=pb.TASK_BINARY, strategy=strategy, seed=seed)
+        return pb.CreateSessionRequest(request_id=request_id, config=config)
+
+    first = request(0, new_id())
+    made = stubs[0].CreateSession(first)
+    client.delete_signals("growing", name)
+    for stub in stubs:
+        assert stub.CreateSession(first) == made
+        with_another_body = request(1, first.request_id)
+        refusal = refusal_of(lambda: stub.CreateSession(with_another_body))  # noqa: B023
+        assert refusal.reason == "REQUEST_ID_REUSED"
+        refusal = refusal_of(lambda: stub.CreateSession(request(0, new_id())))  # noqa: B023
+        assert refusal.reason == "SIGNAL_NOT_FOUND"
+
+
 def test_a_late_retry_of_a_deletion_spares_a_new_signal(
     stub: SelectionServiceStub, client: Client, pools: Pools
 ) -> None:

@@ -71,16 +71,27 @@ class Lifecycle:
         self, session_id: str, config: SessionConfig, prior: PriorWeights | None, request: Request
     ) -> SessionRecord:
         """Create a session on the newest served version of its pool, or on the one named."""
+        try:
+            config = await self._resolved(config, prior)
+        except CoresiftError:
+            # What was right when the same request came first may not fit what is there now.
+            if (created := await self._store.created(request)) is not None:
+                return created
+            raise
+        if not session_id:  # a retry must find the same session
+            made = blake2b(request.request_id.encode(), digest_size=10).hexdigest()
+            session_id = CALLER.get().kept_as(f"s-{made}")
+        return await self._store.create(session_id, config.settings(), request)
+
+    async def _resolved(self, config: SessionConfig, prior: PriorWeights | None) -> SessionConfig:
+        """The configuration with the pool's version, its signals and the prior head filled in."""
         pool = self._find(config.pool, config.pool_version)
         config = await self._complete(replace(config, pool_version=pool.manifest.version))
         if prior is not None:
             head = prior_head(config, pool, prior)
             stored = await self._workers.run(lambda: self._loader.keep_prior(head))
             config = replace(config, prior_head=stored)
-        if not session_id:  # a retry must find the same session
-            made = blake2b(request.request_id.encode(), digest_size=10).hexdigest()
-            session_id = CALLER.get().kept_as(f"s-{made}")
-        return await self._store.create(session_id, config.settings(), request)
+        return config
 
     async def read(self, session_id: str) -> SessionRecord:
         """The session as it is in the store. SESSION_NOT_FOUND."""

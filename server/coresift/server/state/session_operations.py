@@ -77,12 +77,30 @@ class SessionOperations:
         key = keys.name_key(name.session_id)
         if await self._link.written_plain("SET", key, name.packed(), "NX"):
             return name
-        standing = await self._link.client.get(key)
-        if standing is not None:
-            other = Name.unpacked(standing)
-            if other.request == name.request:
-                return other
-        raise name_taken(name.session_id)
+        other = await self._taken(name.session_id, name.request)
+        if other is None:
+            raise name_taken(name.session_id)
+        return other
+
+    async def _taken(self, session_id: str, request: Request) -> Name | None:
+        """The name record that a request has made."""
+        standing = await self._link.client.get(keys.name_key(session_id))
+        name = None if standing is None else Name.unpacked(standing)
+        return name if name is not None and name.request == request else None
+
+    async def created(self, request: Request) -> SessionRecord | None:
+        """See `Store.created`."""
+        return await self._link.commit("create", lambda: self._found(request))
+
+    async def _found(self, request: Request) -> SessionRecord | None:
+        note = await self._link.client.get(keys.creation_key(request.request_id))
+        if note is None:
+            return None
+        digest, session_id = unpack(note)
+        if digest != request.digest:
+            raise refusal(Reason.REQUEST_ID_REUSED)
+        name = await self._taken(session_id.decode(), request)
+        return None if name is None else await self._finish(name)
 
     async def _finish(self, name: Name) -> SessionRecord:
         """Do what is left to do of a creation. SESSION_EXISTS if it was deleted since."""

@@ -276,6 +276,10 @@ class Store(Protocol):
         """Create a session; the same request again returns it. SESSION_EXISTS if taken."""
         ...
 
+    async def created(self, request: Request) -> SessionRecord | None:
+        """What `create` answers to a repeated request; None if it is new."""
+        ...
+
     async def read(self, session_id: str) -> SessionRecord:
         """Read a session in one or two round trips. SESSION_NOT_FOUND."""
         ...
