@@ -17,7 +17,7 @@ from tests.fixtures.pools import extend_pool, make_pool
 from tests.fixtures.replicas import Replica, now, only, rows_of
 from tests.fixtures.sessions import a_request
 
-from coresift.server.arrays import Bools, Float64s, Int64s
+from coresift.server.arrays import Bools, Float64s, Int64s, Rows
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.estimates.activelab import second_opinions
 from coresift.server.estimates.consensus import Votes
@@ -250,6 +250,31 @@ async def test_few_of_many_leased_items_help_out_and_the_same_ones_in_replay(
     monkeypatch.setattr(proposing, "MOST_SOURCES", 64)
     report = replay(pair[0].loader, await read_log(pair[0].store, session))
     assert report.differences  # the bound was felt
+
+
+async def test_leases_that_come_during_every_look_up_are_not_passed_over(
+    pair: Pair, pool: Pool, truth: Bools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    session = await created(one, pool, candidates=Seals(2))
+    await label(two, session, [1, 2, 5, 6], truth)
+    live = await one.live(session)
+    assert (await one.next_batch(session, "first", 1)).picks
+    look_up, came = live.neighbourhood.of, 0
+
+    async def leases_meanwhile(rows: Rows) -> Rows:
+        nonlocal came
+        if came < 8:  # more than one claim looks up
+            came += 1
+            assert (await two.next_batch(session, f"a{came}", 1)).picks
+            await live.sync(now())
+        return await look_up(rows)
+
+    monkeypatch.setattr(live.neighbourhood, "of", leases_meanwhile)
+    batch = await one.next_batch(session, "ann", 40)
+    assert came == 8
+    assert PickReason.EXPAND in reasons_of([batch])
+    await check_replay(pair, session)
 
 
 async def test_two_picks_in_another_order_are_found(pair: Pair, pool: Pool, truth: Bools) -> None:

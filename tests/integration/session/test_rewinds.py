@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from tests.fixtures.sessions import a_request, all_leases
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.pool.pool import Pool
-from coresift.server.selection.candidates import All
+from coresift.server.selection.candidates import All, Seals
+from coresift.server.session.live import fitting
 from coresift.server.session.replay import read_log, replay
 from coresift.server.session.view.labels import pack_class
 from coresift.server.state.store import Release
@@ -165,4 +168,35 @@ async def test_own_labels_that_a_failover_lost_unseen_are_looked_for_once(
     assert (await one.next_batch(session, "bob", 3)).picks
     assert one.calls["claim"] - before["claim"] == 1
     assert one.calls["log"] == before["log"]
+    assert not replay(two.loader, await read_log(two.store, session)).differences
+
+
+async def test_a_rewind_during_a_fit_takes_the_lost_neighbours_along(
+    pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    session = await one.create(pool, candidates=Seals(5))
+    await one.label(session, SIDES)
+    live = await one.live(session)
+    copy = await copy_of(one, live.uid)
+    await one.label(session, {100: YES, 101: NO})
+    fits, goes_on, fit = Event(), Event(), fitting.head_state
+
+    def waits(*arguments: Any) -> Any:
+        fits.set()
+        assert goes_on.wait(30)
+        return fit(*arguments)
+
+    monkeypatch.setattr(fitting, "head_state", waits)
+    ranking = asyncio.create_task(live.ranked(now()))
+    assert await asyncio.to_thread(fits.wait, 30)
+    await restore(one, live.uid, copy)
+    await live.sync(now())
+    goes_on.set()
+    assert len((await ranking).snapshot.ever) == len(SIDES) + 2
+    found = [(await (await replica.live(session)).ranked(now())).candidates for replica in pair]
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[0].rows.tolist() == found[1].rows.tolist()
+    await one.next_batch(session, "ann", 3)
     assert not replay(two.loader, await read_log(two.store, session)).differences

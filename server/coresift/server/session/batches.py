@@ -39,7 +39,8 @@ from coresift.server.state.store import (
 )
 
 MAX_TRIPS = 6
-"""Claims of one NextBatch. Two suffice unless the configuration changes or leases expire."""
+"""Claims of one NextBatch, and look-ups before one of them. Two suffice unless the configuration
+changes or leases come and go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,15 +227,15 @@ class Batches:
             return proposals
 
     async def _near_leased(self, live: LiveSession) -> Rows:
-        """Neighbours of `sources`, ascending, up to the moment of the return."""
+        """Neighbours of `sources`, ascending, up to the moment of the return. Outdated."""
         near, known = np.empty(0, np.int32), np.empty(0, np.int32)
         for _ in range(MAX_TRIPS):
             wanted = sources(live.view)
             if live.neighbourhood is None or np.array_equal(known, wanted):
-                break
+                return near
             known = wanted
             near = np.unique(await live.neighbourhood.of(known)).astype(np.int32)
-        return near
+        raise Outdated
 
 
 def _frees(entry: Entry) -> bool:

@@ -36,6 +36,7 @@ class KeptCandidates:
 
     def _forget(self) -> None:
         self._seeds_done, self._candidates = 0, NO_CANDIDATES
+        self._lineage: object = None
 
     def neighbourhood(self, config: SessionConfig, pool: Pool) -> Neighbourhood | None:
         """Neighbours under a configuration; None where no candidates come from them."""
@@ -70,6 +71,9 @@ class KeptCandidates:
     async def _grown(self, neighbourhood: Neighbourhood, snapshot: Snapshot) -> Candidates:
         """SEALS: the union of the neighbours of every item that ever had a label. It only grows."""
         async with self._growing:
+            if self._lineage is not snapshot.lineage:  # a failover took labels back
+                self._forget()
+                self._lineage = snapshot.lineage
             done, candidates = self._seeds_done, self._candidates
             while done < len(snapshot.ever):
                 seeds = snapshot.ever[done : done + SEEDS_AT_ONCE]

@@ -63,7 +63,7 @@ Step = Deeper | Ahead | NearLeased | Run
 
 
 class Outdated(Exception):  # noqa: N818 - no error: the caller ranks anew
-    """The view has another configuration than the ranking."""
+    """The view has another configuration than the ranking, or changes too fast for a look-up."""
 
 
 @dataclass(frozen=True, slots=True)
