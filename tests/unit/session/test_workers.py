@@ -8,7 +8,7 @@ from threading import Event
 import pytest
 
 from coresift.server.errors import CoresiftError
-from coresift.server.session.work.call import CALL, Call
+from coresift.server.session.work.call import CALL, Call, in_turn
 from coresift.server.session.work.gate import Gate, GateLimits
 from coresift.server.session.work.workers import Workers
 
@@ -83,3 +83,56 @@ async def test_a_call_is_refused_where_it_first_needs_a_thread_and_never_after()
     assert all(await asyncio.gather(*calls))
     assert (workers.gate.working, workers.gate.waiting) == (0, 0)
     await workers.drain(1)
+
+
+async def test_a_drain_waits_for_what_background_work_starts_meanwhile() -> None:
+    workers, done = Workers(1), list[int]()
+
+    async def work(more: int) -> None:
+        await asyncio.sleep(0.01)
+        done.append(await workers.run(lambda: more))
+        if more:
+            workers.spawn(work(more - 1))
+
+    workers.spawn(work(3))
+    await workers.drain(10)
+    assert done == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("grace_s", [0, 0.1])
+async def test_a_drain_cancels_what_goes_on_and_on(grace_s: float) -> None:
+    workers, tasks = Workers(1), list[asyncio.Task[None]]()
+
+    async def work() -> None:
+        await asyncio.sleep(0.01)
+        tasks.append(workers.spawn(work()))
+
+    tasks.append(workers.spawn(work()))
+    began = asyncio.get_running_loop().time()
+    await workers.drain(grace_s)
+    assert grace_s <= asyncio.get_running_loop().time() - began < grace_s + 5
+    *before, last = tasks
+    assert bool(before) == bool(grace_s)
+    assert not any(task.cancelled() for task in before)
+    assert last.cancelled()
+
+
+async def test_those_who_wait_for_their_turn_hold_no_permit() -> None:
+    gate, lock = Gate("calls", GateLimits(2, 9)), asyncio.Lock()
+    await lock.acquire()
+    mine = Call("a")
+    CALL.set(mine)
+    mine.permit = await gate.enter(mine)
+
+    async def take() -> int:
+        async with in_turn(lock):
+            return gate.working
+
+    taking = asyncio.create_task(take())
+    while gate.working:  # noqa: ASYNC110 - until it waits
+        await asyncio.sleep(0)
+    lock.release()
+    assert await taking == 1
+    assert not lock.locked()
+    mine.permit.end()
+    assert gate.working == 0

@@ -18,7 +18,7 @@ from coresift.server.session.setup.materials import Loader, Materials
 from coresift.server.session.setup.pools import Pools
 from coresift.server.session.view.snapshot import HeadState, Snapshot, head_of, positive_rows
 from coresift.server.session.view.view_files import ViewFiles
-from coresift.server.session.work.call import BACKGROUND, CALL
+from coresift.server.session.work.call import BACKGROUND, CALL, in_turn
 from coresift.server.session.work.claims import Claims
 from coresift.server.session.work.refreshes import Refreshes
 from coresift.server.session.work.shared_scans import SharedScans
@@ -126,7 +126,7 @@ class LiveSession(FittedView):
     async def deepened(self, ranking: Ranking, wanted: int = 0) -> Ranking:
         """The same ranking with more rows: ``wanted`` at least, or all there are, or as many as
         another call has brought up since."""
-        async with self._deepening:
+        async with in_turn(self._deepening):
             newest = self.ranking
             if newest is not None and newest.continues(ranking):
                 return newest
@@ -179,7 +179,7 @@ class LiveSession(FittedView):
 
     async def candidate_counts(self, began: float) -> tuple[int, float]:
         """Unlabelled candidates, and the share of the pool that is labelled or a candidate."""
-        async with self._refreshing:
+        async with in_turn(self._refreshing):
             await self.sync(began)
             snapshot = Snapshot.of(self.view)
             materials = await self.materials(snapshot.config)

@@ -16,6 +16,7 @@ from coresift.server.metrics import Metrics
 from coresift.server.pool.failures import Cancelled
 from coresift.server.pool.pool import Pool
 from coresift.server.pool.rows import Stop
+from coresift.server.session.work.call import resting
 from coresift.server.session.work.workers import Workers
 from coresift.server.state.store import Store
 
@@ -82,8 +83,10 @@ class Neighbourhood:
         wanted = rows.tolist()
         self.demand(wanted)
         # A look-up belongs to all who wait for it: one caller's cancellation must not end it.
-        for waiting in [self._pending[row] for row in wanted if row in self._pending]:
-            await asyncio.shield(waiting)
+        if pending := [self._pending[row] for row in wanted if row in self._pending]:
+            with resting():
+                for waiting in pending:
+                    await asyncio.shield(waiting)
         return np.stack([self._known[row] for row in wanted])
 
     def demand(self, rows: Sequence[int]) -> None:

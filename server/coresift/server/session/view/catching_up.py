@@ -14,7 +14,7 @@ from coresift.server.session.setup.config import SessionConfig
 from coresift.server.session.view.label_times import LabelTimes
 from coresift.server.session.view.view import View
 from coresift.server.session.view.view_files import ViewFiles, is_worth
-from coresift.server.session.work.call import resting
+from coresift.server.session.work.call import in_turn, resting
 from coresift.server.session.work.workers import Workers
 from coresift.server.state.entries import Entry, ExpiryEntry, LabelsEntry
 from coresift.server.state.store import Behind, Granted, LogRead, Rewound, SessionRecord, Store
@@ -91,13 +91,9 @@ class FollowedView:
     async def sync(self, began: float) -> None:
         """Make the view include everything acknowledged before ``began`` (monotonic seconds)."""
         while self._synced_at < began:
-            with resting():
-                await self._syncing.acquire()
-            try:
+            async with in_turn(self._syncing):
                 if self._synced_at < began:
                     await self._catch_up()
-            finally:
-                self._syncing.release()
 
     async def config_of(self, version: int) -> SessionConfig:
         """The configuration that an answer of the store names.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
@@ -60,3 +61,14 @@ def resting() -> Iterator[None]:
     finally:
         if permit is not None:
             permit.resume()
+
+
+@asynccontextmanager
+async def in_turn(lock: asyncio.Lock) -> AsyncIterator[None]:
+    """Hold a lock; the running task's call is `resting` until it has it."""
+    with resting():
+        await lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

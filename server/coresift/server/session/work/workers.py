@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
 from threading import Event
@@ -116,11 +117,15 @@ class Workers:
         return started
 
     async def drain(self, grace_s: float) -> None:
-        """Wait for background work, then cancel what is left after ``grace_s``."""
-        if self._tasks:
-            _, late = await asyncio.wait(set(self._tasks), timeout=grace_s)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        """Wait for background work, and for what it starts meanwhile; then cancel what is left
+        after ``grace_s``."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                while self._tasks:
+                    await asyncio.wait(set(self._tasks))
+        late = set(self._tasks)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
         for threads in (self._threads, self._behind):
             threads.shutdown(wait=True, cancel_futures=True)
