@@ -518,3 +518,21 @@ async def test_a_session_that_cannot_be_read_hides_no_other(pair: Pair, pool: Po
         rest = await one.lifecycle.page(bare(page[-1].session_id), 50)
         listed = [record.session_id for record in [*page, *rest]]
         assert listed == sorted(set(sessions) - {middle})
+
+
+async def test_a_repeated_creation_shows_no_session_on_a_pool_that_is_hidden_by_now(
+    pair: Pair, pool: Pool
+) -> None:
+    replica, _ = pair
+    tenant, request, name = a_request().request_id, a_request(), pool.manifest.name
+    config = SessionConfig(
+        pool=name, pool_version="0" * 32, task=Task.BINARY, classes=(), candidates=All()
+    )
+    CALLER.set(Caller("all", tenant))
+    served = replace(config, pool_version="")
+    made = await replica.lifecycle.create("", served, None, request)
+    assert await replica.lifecycle.create("", config, None, request) == made  # not served any more
+    CALLER.set(Caller("few", tenant, pools=frozenset({"other"})))
+    with pytest.raises(CoresiftError) as caught:
+        await replica.lifecycle.create("", config, None, request)
+    assert caught.value.reason is Reason.POOL_NOT_FOUND

@@ -75,9 +75,10 @@ class Lifecycle:
             config = await self._resolved(config, prior)
         except CoresiftError:
             # What was right when the same request came first may not fit what is there now.
-            if (created := await self._store.created(request)) is not None:
-                return created
-            raise
+            created = await self._store.created(request)
+            if created is None or not CALLER.get().sees(config.pool):
+                raise
+            return created
         if not session_id:  # a retry must find the same session
             made = blake2b(request.request_id.encode(), digest_size=10).hexdigest()
             session_id = CALLER.get().kept_as(f"s-{made}")
