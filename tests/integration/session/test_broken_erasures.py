@@ -1,4 +1,4 @@
-"""An erasure that breaks off after the swap: its answer comes once the name is nowhere."""
+"""No name is left once an erasure is answered, also one that broke off, or a purge is done."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from coresift.server.session.view.labels import pack_class
 from coresift.server.state import keys, removal_operations, scripts
 from coresift.server.state.breaker import unavailable
 from coresift.server.state.scripts import Script
-from coresift.server.state.store import Release, Request, SessionRecord
+from coresift.server.state.store import ANSWER_MS, Release, Request, SessionRecord
 
 NO, YES = pack_class(0), pack_class(1)
 
@@ -158,6 +158,22 @@ async def test_a_purge_leaves_no_name_of_an_erasure_that_broke_off(
     await replica.store._link.client.zadd(keys.DELETED, {member: 1}, xx=True)
     await replica.store.purge()
     assert await is_gone(replica, session)
+
+
+async def test_a_purge_leaves_no_name_of_a_deleted_session(replica: Replica, pool: Pool) -> None:
+    session, deletion = await labelled(replica, pool), a_request()
+    await replica.store.delete(session.session_id, deletion)
+    assert await replica.store.purge() == 0
+    assert any(b":hands:ann" in key for key in await left_of(replica, session))
+    of_session = keys.SessionKeys(session.uid)
+    client: Any = replica.store._link.client
+    await client.hincrby(of_session.meta, "deleted", -ANSWER_MS)
+    await client.zadd(keys.DELETED, {f"{session.uid} {session.session_id}": 0})
+    assert await replica.store.purge() == 1
+    assert await is_removed(replica.store, session.uid)
+    # The log does not know the deletion, whose answer names nobody.
+    (its_answer,) = of_session.answers([deletion.request_id])
+    assert await left_of(replica, session) == [its_answer.encode()]
 
 
 async def test_what_others_still_copy_or_have_hidden_is_left_alone(

@@ -124,8 +124,15 @@ class RemovalOperations(SessionOperations):
                 raise
             await self._link.commit("purge", partial(self._put_off, member))
             return False
+        if await self._link.call("purge", partial(self._is_over, uid)):
+            await self._unlink_named(SessionKeys(uid))
         call = partial(self._purge_or_put_off, uid, session_id, member)
         return await self._link.commit("purge", call)
+
+    async def _is_over(self, uid: str) -> bool:
+        """Whether a session was deleted so long ago that nothing brings it back any more."""
+        reply = await self._link.run(scripts.EXPIRED, SessionKeys(uid).of_script(), [uid])
+        return bool(reply[0] == b"deleted" and reply[2])
 
     async def _purge_or_put_off(self, uid: str, session_id: str, member: bytes) -> bool:
         try:
@@ -174,7 +181,6 @@ class RemovalOperations(SessionOperations):
         name = await self._link.call("moved", partial(client.hget, session.meta, "moved"))
         if name is None:
             return False
-        # What names people goes first: the log alone knows those keys.
         await self._unlink_named(session)
 
         async def remove() -> None:
@@ -185,7 +191,10 @@ class RemovalOperations(SessionOperations):
         return True
 
     async def _unlink_named(self, session: SessionKeys) -> None:
-        """Remove the answers and hands of a session that nobody writes to any more."""
+        """Remove the answers and hands of a session that nobody writes to any more.
+
+        What names people goes first: its log alone knows those keys.
+        """
         client = self._link.client
         _, log, *_ = session.of_script()
         first = b"-"

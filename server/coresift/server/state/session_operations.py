@@ -93,14 +93,19 @@ class SessionOperations:
         return await self._link.commit("create", lambda: self._found(request))
 
     async def _found(self, request: Request) -> SessionRecord | None:
+        session_id = await self._noted(request)
+        name = None if session_id is None else await self._taken(session_id, request)
+        return None if name is None else await self._finish(name)
+
+    async def _noted(self, request: Request) -> str | None:
+        """The id of the session that a request was noted to make. REQUEST_ID_REUSED."""
         note = await self._link.client.get(keys.creation_key(request.request_id))
         if note is None:
             return None
         digest, session_id = unpack(note)
         if digest != request.digest:
             raise refusal(Reason.REQUEST_ID_REUSED)
-        name = await self._taken(session_id.decode(), request)
-        return None if name is None else await self._finish(name)
+        return str(session_id.decode())
 
     async def _finish(self, name: Name) -> SessionRecord:
         """Do what is left to do of a creation. SESSION_EXISTS if it was deleted since."""

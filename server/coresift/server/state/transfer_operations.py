@@ -74,11 +74,8 @@ class TransferOperations(RemovalOperations):
         return await self._link.call("imported", lambda: self._imported(session_id, request))
 
     async def _imported(self, session_id: str, request: Request) -> SessionRecord | None:
-        client = self._link.client
-        note = await client.get(keys.creation_key(request.request_id))
-        if note is not None and unpack(note)[0] != request.digest:
-            raise refusal(Reason.REQUEST_ID_REUSED)
-        standing = await client.get(keys.name_key(session_id))
+        await self._noted(request)
+        standing = await self._link.client.get(keys.name_key(session_id))
         if standing is None:
             return None
         if Name.unpacked(standing).request != request:

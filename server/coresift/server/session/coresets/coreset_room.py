@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 from coresift.server.caller import tenant_of
 from coresift.server.errors import CoresiftError, Reason
-from coresift.server.memory_promises import MemoryPromises, gigabytes
+from coresift.server.memory_promises import RETRY_S, MemoryPromises, gigabytes
 from coresift.server.session.coresets.coreset_requests import JobSpec
 
 QUEUED = 16
 """Jobs that may wait for their turn."""
 FOR_NEW_TENANTS = 4
 """One place out of so many stays free for tenants that have no job here yet."""
-RETRY_S = 5.0
-"""After which a refused job may be asked for again: some of the others have ended then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import structlog
 from coresift.server.artifacts import Artifacts
 from coresift.server.coreset.problem import Problem
 from coresift.server.errors import CoresiftError, Reason
+from coresift.server.memory_promises import RETRY_S
 from coresift.server.metrics import Metrics
 from coresift.server.pool.rows import check
 from coresift.server.session.coresets.coreset_inputs import Inputs
@@ -25,7 +26,7 @@ from coresift.server.session.coresets.coreset_ledger import Ledger
 from coresift.server.session.coresets.coreset_records import Failure, Heartbeat, Summary
 from coresift.server.session.coresets.coreset_requests import Asked, JobSpec, recipe_of
 from coresift.server.session.coresets.coreset_results import carry_out
-from coresift.server.session.coresets.coreset_room import RETRY_S, Room
+from coresift.server.session.coresets.coreset_room import Room
 from coresift.server.session.coresets.coreset_run import Run, happens
 from coresift.server.session.work.workers import Workers
 from coresift.server.state.store import Store
