@@ -15,7 +15,7 @@ from tests.fixtures.sessions import a_request, a_session, grant, labels
 from coresift.server.arrays import Rows
 from coresift.server.state.embedded import EmbeddedRedis
 from coresift.server.state.redis_store import RedisStore
-from coresift.server.state.store import SessionRecord
+from coresift.server.state.values import SessionRecord
 
 ITEMS = 20_000
 NEIGHBOURS = 100

@@ -16,7 +16,7 @@ from tests.fixtures.sessions import a_request, a_session, labels
 from coresift.server.errors import Reason
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.redis_store import RedisStore
-from coresift.server.state.store import SessionRecord
+from coresift.server.state.values import SessionRecord
 
 LABELS = 60
 """Of each session."""

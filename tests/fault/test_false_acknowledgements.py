@@ -24,7 +24,7 @@ from tests.fixtures.sessions import a_request, a_session, labels
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.redis_store import RedisStore
-from coresift.server.state.store import Outcome
+from coresift.server.state.values import Outcome
 
 WAIT_MS = 100
 SOON_MS = 5_000

@@ -24,7 +24,7 @@ from tests.fixtures.sessions import a_claim, a_request, a_session, a_view, label
 from coresift.server.state.entries import GrantEntry
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.redis_store import RedisStore
-from coresift.server.state.store import Granted, SessionRecord
+from coresift.server.state.values import Granted, SessionRecord
 
 SEED = int(os.environ.get("CORESIFT_TEST_SEED", "20261122"))
 SESSIONS = 4

@@ -29,7 +29,7 @@ from tests.fixtures.tcp_proxy import TcpProxy
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state.redis_store import RedisStore
-from coresift.server.state.store import SessionRecord
+from coresift.server.state.values import SessionRecord
 
 SEED = int(os.environ.get("CORESIFT_TEST_SEED", "20261122"))
 WRITERS = 4

@@ -34,7 +34,7 @@ from coresift.server.session.view.labels import ClassSets, pack_class, pack_sets
 from coresift.server.session.view.snapshot import Snapshot, head_state
 from coresift.server.session.view.view import View
 from coresift.server.state.entries import GrantEntry, LabelsEntry, ReleaseEntry
-from coresift.server.state.store import Release
+from coresift.server.state.values import Release
 
 N, D, LABELS = 420, 8, 60
 CLASSES = ("a", "b", "c")

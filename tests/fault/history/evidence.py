@@ -17,7 +17,7 @@ from coresift.server.state.entries import (
     LabelsEntry,
     ReleaseEntry,
 )
-from coresift.server.state.store import Settings
+from coresift.server.state.values import Settings
 
 Written = LabelsEntry | GrantEntry | ReleaseEntry | ConfigEntry
 """Entries that bear a request_id."""

@@ -19,7 +19,7 @@ from coresift.server.state.entries import (
     GrantEntry,
     LabelsEntry,
 )
-from coresift.server.state.store import Settings
+from coresift.server.state.values import Settings
 from coresift.v1 import selection_pb2 as pb
 
 SLACK_MS = 50.0

@@ -15,7 +15,7 @@ from coresift.server.state.entries import (
     LabelsEntry,
     ReleaseEntry,
 )
-from coresift.server.state.store import Release
+from coresift.server.state.values import Release
 from coresift.v1 import selection_pb2 as pb
 
 

@@ -18,7 +18,12 @@ from coresift.server.state.entries import (
     LabelsEntry,
     ReleaseEntry,
 )
-from coresift.server.state.store import RETRACTION, Outcome, Release, Settings
+from coresift.server.state.values import (
+    RETRACTION,
+    Outcome,
+    Release,
+    Settings,
+)
 
 
 class Model:

@@ -19,7 +19,12 @@ from coresift.server.state import scripts
 from coresift.server.state.entries import Entry
 from coresift.server.state.label_operations import LabelOperations
 from coresift.server.state.scripts import Script
-from coresift.server.state.store import Labelled, LabelWrite, Outcome, Request
+from coresift.server.state.values import (
+    Labelled,
+    LabelWrite,
+    Outcome,
+    Request,
+)
 
 
 def _in_script(name: str, old: str, new: str) -> Callable[[], None]:

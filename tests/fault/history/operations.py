@@ -9,7 +9,7 @@ from typing import Any
 from tests.fault.history.record import MESSAGES, READS, Attempt, Outcome
 
 from coresift.server.session.view.labels import UNSURE, pack_class
-from coresift.server.state.store import RETRACTION
+from coresift.server.state.values import RETRACTION
 from coresift.v1 import selection_pb2 as pb
 
 CLASSES = ("negative", "positive")

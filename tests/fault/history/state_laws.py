@@ -10,7 +10,7 @@ from tests.fault.history.model import whole
 from coresift.server.session.setup.config import SessionConfig
 from coresift.server.session.view.view import View
 from coresift.server.state.entries import ConfigEntry
-from coresift.server.state.store import Settings
+from coresift.server.state.values import Settings
 
 
 def state_follows_the_log(evidence: Evidence, finding: Finding) -> None:

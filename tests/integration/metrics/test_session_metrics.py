@@ -17,7 +17,7 @@ from coresift.server.head import Task
 from coresift.server.pool.pool import Pool
 from coresift.server.selection.candidates import All, Seals
 from coresift.server.session.view.labels import UNSURE, ClassSets, pack_class, pack_sets
-from coresift.server.state.store import RETRACTION, LabelWrite, Release
+from coresift.server.state.values import RETRACTION, LabelWrite, Release
 
 NO, YES = pack_class(0), pack_class(1)
 ITEMS, NEAR = 200, 10

@@ -16,7 +16,7 @@ from coresift.server.session import usage as watching
 from coresift.server.state import usage_operations
 from coresift.server.state.keys import name_key
 from coresift.server.state.redis_store import RedisStore
-from coresift.server.state.store import SessionRecord, Settings, Usage
+from coresift.server.state.values import SessionRecord, Settings, Usage
 
 
 def group_of(settings: Settings) -> str:

@@ -22,7 +22,12 @@ from coresift.server.session.view.labels import pack_class
 from coresift.server.state import keys, removal_operations, scripts
 from coresift.server.state.breaker import unavailable
 from coresift.server.state.scripts import Script
-from coresift.server.state.store import ANSWER_MS, Release, Request, SessionRecord
+from coresift.server.state.values import (
+    ANSWER_MS,
+    Release,
+    Request,
+    SessionRecord,
+)
 
 NO, YES = pack_class(0), pack_class(1)
 

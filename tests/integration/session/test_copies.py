@@ -24,8 +24,8 @@ from coresift.server.session.setup.requests import Requests
 from coresift.server.session.view.labels import pack_class
 from coresift.server.state.entries import LabelsEntry
 from coresift.server.state.staging import PIECE, staged_rows
-from coresift.server.state.store import LabelWrite, Request, SessionRecord
 from coresift.server.state.transfer import START, LogPiece, Place, Rows
+from coresift.server.state.values import LabelWrite, Request, SessionRecord
 
 NO, YES = pack_class(0), pack_class(1)
 ITEMS = 100

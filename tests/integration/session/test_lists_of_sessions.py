@@ -18,8 +18,8 @@ from coresift.server.pool.pool import Pool
 from coresift.server.session import labeling
 from coresift.server.session.live.history import labelled_at
 from coresift.server.session.view.labels import pack_class
-from coresift.server.state.store import LiveLease, Release
 from coresift.server.state.transfer import START
+from coresift.server.state.values import LiveLease, Release
 
 NO, YES = pack_class(0), pack_class(1)
 

@@ -16,7 +16,7 @@ from coresift.server.session.live.sessions import REBUILDS_AT_ONCE, LiveSessions
 from coresift.server.session.ranking import kept_candidates
 from coresift.server.session.view import catching_up
 from coresift.server.session.view.labels import pack_class
-from coresift.server.state.store import LogRead, Rewound, ViewKey
+from coresift.server.state.values import LogRead, Rewound, ViewKey
 
 NO, YES = pack_class(0), pack_class(1)
 ITEMS = 200

@@ -40,7 +40,12 @@ from coresift.server.session.view.view import View
 from coresift.server.state.entries import ConfigEntry, LabelsEntry
 from coresift.server.state.keys import DELETED, SessionKeys, listing, name_key
 from coresift.server.state.redis_store import RedisStore
-from coresift.server.state.store import ANSWER_MS, RETRACTION, LabelWrite, Settings
+from coresift.server.state.values import (
+    ANSWER_MS,
+    RETRACTION,
+    LabelWrite,
+    Settings,
+)
 
 NO, YES = pack_class(0), pack_class(1)
 ITEMS = 120

@@ -47,7 +47,7 @@ from coresift.server.state.entries import (
     LabelsEntry,
     ReleaseEntry,
 )
-from coresift.server.state.store import Release
+from coresift.server.state.values import Release
 
 ITEMS, MORE = 80, 20
 GROUPS = 12

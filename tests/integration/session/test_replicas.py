@@ -21,7 +21,12 @@ from coresift.server.session.replay import read_log, replay
 from coresift.server.session.setup.config import BatchConfig
 from coresift.server.session.view.labels import pack_class
 from coresift.server.session.work.claims import AT_ONCE
-from coresift.server.state.store import RETRACTION, Behind, Claim, Release
+from coresift.server.state.values import (
+    RETRACTION,
+    Behind,
+    Claim,
+    Release,
+)
 
 NO, YES = pack_class(0), pack_class(1)
 ITEMS = 300

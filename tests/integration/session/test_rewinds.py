@@ -20,7 +20,7 @@ from coresift.server.selection.candidates import All, Seals
 from coresift.server.session.live import fitting
 from coresift.server.session.replay import read_log, replay
 from coresift.server.session.view.labels import pack_class
-from coresift.server.state.store import Release
+from coresift.server.state.values import Release
 
 NO, YES = pack_class(0), pack_class(1)
 ITEMS = 300

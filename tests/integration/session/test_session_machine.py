@@ -37,7 +37,7 @@ from coresift.server.session.ranking.ranking import PickReason
 from coresift.server.session.replay import read_log, replay
 from coresift.server.session.setup.config import BatchConfig, Component, GroupRule
 from coresift.server.session.view.labels import UNSURE, ClassSets, pack_class, pack_sets, unpack
-from coresift.server.state.store import RETRACTION, Outcome, Release
+from coresift.server.state.values import RETRACTION, Outcome, Release
 
 ITEMS = 7
 ANCHORS = Anchors(size=3, per_class=1, neighbours=2)

@@ -28,7 +28,7 @@ from coresift.server.session.work.workers import Workers
 from coresift.server.state import scripts
 from coresift.server.state.breaker import unavailable
 from coresift.server.state.keys import DELETED, SessionKeys
-from coresift.server.state.store import ANSWER_MS, Release, ViewFile
+from coresift.server.state.values import ANSWER_MS, Release, ViewFile
 
 NO, YES = pack_class(0), pack_class(1)
 ITEMS = 300

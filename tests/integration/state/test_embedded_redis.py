@@ -22,7 +22,7 @@ from coresift.server.errors import CoresiftError, Reason, StartError
 from coresift.server.state.embedded import EmbeddedRedis
 from coresift.server.state.redis_binary import RedisBinary
 from coresift.server.state.redis_store import RedisStore
-from coresift.server.state.store import Outcome
+from coresift.server.state.values import Outcome
 
 PARENT = """
 import asyncio, json, sys

@@ -20,8 +20,8 @@ from coresift.server.state.keys import SessionKeys
 from coresift.server.state.redis_store import RedisStore
 from coresift.server.state.scripts import Script
 from coresift.server.state.server import ServerAwayError
-from coresift.server.state.store import ANSWER_MS, SessionRecord, Settings
 from coresift.server.state.transfer import START
+from coresift.server.state.values import ANSWER_MS, SessionRecord, Settings
 
 OLD_OPEN = """
 if redis.call('HGET', KEYS[1], 'uid') ~= ARGV[1] then

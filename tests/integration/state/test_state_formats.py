@@ -14,7 +14,7 @@ from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state.entries import GrantEntry, LabelsEntry
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.redis_store import RedisStore
-from coresift.server.state.store import (
+from coresift.server.state.values import (
     Granted,
     LogRead,
     Release,

@@ -18,7 +18,13 @@ from coresift.server.state.entries import (
     ReleaseEntry,
 )
 from coresift.server.state.redis_store import RedisStore
-from coresift.server.state.store import Claim, Granted, Outcome, Proposal, Release
+from coresift.server.state.values import (
+    Claim,
+    Granted,
+    Outcome,
+    Proposal,
+    Release,
+)
 
 ANNOTATORS = 12
 ITEMS = 240

@@ -34,7 +34,7 @@ from coresift.server.state.entries import (
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.redis_store import RedisStore
 from coresift.server.state.replies import unpack
-from coresift.server.state.store import (
+from coresift.server.state.values import (
     NO_GROUP,
     RETRACTION,
     Granted,

@@ -31,7 +31,7 @@ from coresift.server.state.entries import (
 )
 from coresift.server.state.keys import DELETED, SessionKeys, creation_key, name_key
 from coresift.server.state.redis_store import RedisStore
-from coresift.server.state.store import (
+from coresift.server.state.values import (
     ANSWER_MS,
     RETRACTION,
     Behind,

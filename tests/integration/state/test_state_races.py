@@ -10,7 +10,14 @@ from tests.fixtures.sessions import START, a_claim, a_request, a_session, labels
 
 from coresift.server.state.entries import GrantEntry, LabelsEntry
 from coresift.server.state.redis_store import RedisStore
-from coresift.server.state.store import Behind, Granted, Outcome, Request, Settings, ViewKey
+from coresift.server.state.values import (
+    Behind,
+    Granted,
+    Outcome,
+    Request,
+    Settings,
+    ViewKey,
+)
 
 ANNOTATORS = 16
 ITEMS = 600

@@ -12,7 +12,7 @@ from tests.fixtures.sessions import a_claim, a_request, a_session, a_view, grant
 from coresift.server.state.entries import GrantEntry
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.redis_store import RedisStore
-from coresift.server.state.store import (
+from coresift.server.state.values import (
     RETRACTION,
     Claim,
     Granted,

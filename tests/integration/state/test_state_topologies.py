@@ -29,8 +29,8 @@ from tests.fixtures.sessions import a_claim, a_request, a_session, grant, labels
 from coresift.server.errors import CoresiftError, Reason, StartError
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.redis_store import RedisStore
-from coresift.server.state.store import Labelled, SessionRecord
 from coresift.server.state.trial import ACL_RULE, SENTINEL_ACL_RULE
+from coresift.server.state.values import Labelled, SessionRecord
 
 
 async def work(store: RedisStore) -> SessionRecord:

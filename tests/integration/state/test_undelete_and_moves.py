@@ -11,8 +11,13 @@ from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state import keys
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.redis_store import RedisStore
-from coresift.server.state.store import ANSWER_MS, Request, SessionRecord, Settings
 from coresift.server.state.transfer import START, Rows, Standing
+from coresift.server.state.values import (
+    ANSWER_MS,
+    Request,
+    SessionRecord,
+    Settings,
+)
 
 
 def anyone(settings: Settings) -> None:

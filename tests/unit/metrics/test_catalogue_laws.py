@@ -15,7 +15,7 @@ from coresift.server.metrics import serving as of_serving
 from coresift.server.metrics.catalogue import UNITS, Catalogue, Spec
 from coresift.server.rpc.call_classes import CallClass
 from coresift.server.session.progress.advice import StopAdvice
-from coresift.server.state.store import Outcome
+from coresift.server.state.values import Outcome
 
 SPECS = Metrics().catalogue.specs
 ABBREVIATIONS = {"ms", "us", "s", "sec", "secs", "msec", "mb", "kb", "gb", "mib", "percent", "pct"}

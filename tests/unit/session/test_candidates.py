@@ -40,7 +40,7 @@ from coresift.server.session.view.labels import (
 from coresift.server.session.view.snapshot import Snapshot
 from coresift.server.session.view.view import View
 from coresift.server.state.entries import LabelsEntry
-from coresift.server.state.store import RETRACTION
+from coresift.server.state.values import RETRACTION
 
 N, CLASSES = 50, 3
 VALUES = {

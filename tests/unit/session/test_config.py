@@ -32,7 +32,7 @@ from coresift.server.session.setup.config import (
     StopRule,
 )
 from coresift.server.session.setup.config_checks import check_lease, complete
-from coresift.server.state.store import Settings
+from coresift.server.state.values import Settings
 from coresift.v1 import selection_pb2 as pb
 
 REQUIRED = {"signal": {"name": "loss"}}

@@ -17,7 +17,7 @@ from coresift.server.session.coresets.coreset_records import (
     Summary,
 )
 from coresift.server.session.coresets.coreset_requests import JobSpec, Pinned
-from coresift.server.state.store import Request
+from coresift.server.state.values import Request
 
 SPEC = JobSpec(
     job_id="job",

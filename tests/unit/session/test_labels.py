@@ -15,7 +15,7 @@ from coresift.server.session.view.labels import (
     training_targets,
     unpack,
 )
-from coresift.server.state.store import RETRACTION
+from coresift.server.state.values import RETRACTION
 
 CLASSES = 4
 

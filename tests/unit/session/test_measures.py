@@ -34,7 +34,7 @@ from coresift.server.session.view.votes import annotators_of, decide, items_afte
 from coresift.server.session.work.latest import Latest
 from coresift.server.session.work.workers import Workers
 from coresift.server.state.entries import LabelsEntry, ReleaseEntry
-from coresift.server.state.store import RETRACTION, Release
+from coresift.server.state.values import RETRACTION, Release
 
 N = 240
 CLASSES = ("ham", "eggs", "spam")

@@ -40,7 +40,7 @@ from coresift.server.session.view.labels import pack_class
 from coresift.server.session.view.snapshot import Snapshot, head_state
 from coresift.server.session.view.view import View
 from coresift.server.state.entries import ExpiryEntry, GrantEntry, LabelsEntry, ReleaseEntry
-from coresift.server.state.store import RETRACTION, Release
+from coresift.server.state.values import RETRACTION, Release
 
 NO, YES = pack_class(0), pack_class(1)
 N = 60

@@ -20,7 +20,7 @@ from coresift.server.state.entries import (
     LabelsEntry,
     ReleaseEntry,
 )
-from coresift.server.state.store import RETRACTION, Release, ViewKey
+from coresift.server.state.values import RETRACTION, Release, ViewKey
 
 NO, YES = pack_class(0), pack_class(1)
 CONFIG = SessionConfig("p", "v", Task.BINARY, ("no", "yes"))

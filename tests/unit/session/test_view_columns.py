@@ -28,7 +28,7 @@ from coresift.server.state.entries import (
     LabelsEntry,
     ReleaseEntry,
 )
-from coresift.server.state.store import RETRACTION
+from coresift.server.state.values import RETRACTION
 
 CONFIG = SessionConfig("p", "v", Task.BINARY, ("no", "yes"))
 NEXT = replace(CONFIG, votes_per_item=2)

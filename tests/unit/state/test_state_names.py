@@ -7,7 +7,7 @@ import pytest
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state.names import Name
 from coresift.server.state.replies import pack, unpack
-from coresift.server.state.store import Request, Settings
+from coresift.server.state.values import Request, Settings
 
 
 def test_a_name_with_more_fields_is_refused() -> None:

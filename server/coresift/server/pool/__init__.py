@@ -1,0 +1,1 @@
+"""A pool of embeddings: its files, its rows and metadata, exact and approximate neighbours."""

@@ -17,7 +17,7 @@ from coresift.server.caller import CALLER
 from coresift.server.errors import CoresiftError, Reason, invalid
 from coresift.server.pool.pool import Pool
 from coresift.server.session.setup.config_checks import check_lease
-from coresift.server.state.store import Request
+from coresift.server.state.values import Request
 from coresift.v1 import selection_pb2 as pb
 
 MAX_BATCH = 1_000

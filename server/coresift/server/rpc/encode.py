@@ -20,7 +20,7 @@ from coresift.server.session.model import Model
 from coresift.server.session.setup.config import SessionConfig
 from coresift.server.session.signals.signals import Signal
 from coresift.server.session.view.labels import ClassSets, unpack
-from coresift.server.state.store import RETRACTION, SessionRecord
+from coresift.server.state.values import RETRACTION, SessionRecord
 from coresift.v1 import selection_pb2 as pb
 
 METRICS = {

@@ -12,7 +12,7 @@ from coresift.server.session.setup.config import SessionConfig
 from coresift.server.session.setup.config_checks import check_class
 from coresift.server.session.setup.lease_tokens import is_lease_token
 from coresift.server.session.view.labels import UNSURE, ClassSets, pack_class, pack_sets
-from coresift.server.state.store import RETRACTION, LabelWrite
+from coresift.server.state.values import RETRACTION, LabelWrite
 from coresift.v1 import selection_pb2 as pb
 
 

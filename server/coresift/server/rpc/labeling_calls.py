@@ -17,7 +17,7 @@ from coresift.server.session.labeling import check_distinct
 from coresift.server.session.live.live import LiveSession
 from coresift.server.session.setup.lease_tokens import SALT_BYTES, lease_token
 from coresift.server.session.setup.pseudonyms import kept_name
-from coresift.server.state.store import Release
+from coresift.server.state.values import Release
 from coresift.v1 import selection_pb2 as pb
 
 

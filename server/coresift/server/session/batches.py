@@ -28,13 +28,13 @@ from coresift.server.session.ranking.ranking import Ranking
 from coresift.server.session.view.catching_up import check_reached
 from coresift.server.session.work.workers import Workers
 from coresift.server.state.entries import Entry, GrantEntry, LabelsEntry
-from coresift.server.state.store import (
+from coresift.server.state.store import Store
+from coresift.server.state.values import (
     RETRACTION,
     Behind,
     Claim,
     Granted,
     Rewound,
-    Store,
     ViewKey,
 )
 

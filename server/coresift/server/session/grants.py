@@ -15,7 +15,12 @@ from coresift.server.session.ranking.offers import Proposed
 from coresift.server.session.ranking.ranking import PickReason, Ranking
 from coresift.server.session.setup.lease_tokens import SALT_BYTES, lease_token
 from coresift.server.session.setup.materials import Materials
-from coresift.server.state.store import Claim, Granted, Proposal, Request
+from coresift.server.state.values import (
+    Claim,
+    Granted,
+    Proposal,
+    Request,
+)
 
 PAYLOAD = struct.Struct("<dhBB")
 """Score, predicted class, reason, place in the mix: what a grant says of an item."""

@@ -14,14 +14,14 @@ from coresift.server.session.live.live import LiveSession
 from coresift.server.session.view.catching_up import LOG_PAGE, check_reached
 from coresift.server.session.view.labels import answer_of
 from coresift.server.state.entries import LabelsEntry
-from coresift.server.state.store import (
+from coresift.server.state.store import Store
+from coresift.server.state.values import (
     Labelled,
     LabelWrite,
     LiveLease,
     Release,
     Renewed,
     Request,
-    Store,
 )
 
 MAX_LEASES = 1_000

@@ -21,7 +21,8 @@ from coresift.server.session.setup.materials import Loader
 from coresift.server.session.setup.pools import Pools
 from coresift.server.session.signals.signals import Signals
 from coresift.server.session.work.workers import Workers
-from coresift.server.state.store import Request, SessionRecord, Settings, Store
+from coresift.server.state.store import Store
+from coresift.server.state.values import Request, SessionRecord, Settings
 
 LEAST_READ = 200
 """Records read at a time where some may be hidden from the caller."""

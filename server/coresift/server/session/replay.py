@@ -36,7 +36,8 @@ from coresift.server.session.view.catching_up import LOG_PAGE
 from coresift.server.session.view.snapshot import Snapshot, head_of, head_state
 from coresift.server.session.view.view import View
 from coresift.server.state.entries import ConfigEntry, Entry, GrantEntry, LabelsEntry
-from coresift.server.state.store import NO_GROUP, Settings, Store
+from coresift.server.state.store import Store
+from coresift.server.state.values import NO_GROUP, Settings
 
 
 @dataclass(frozen=True, slots=True)

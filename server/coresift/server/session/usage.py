@@ -12,7 +12,8 @@ import structlog
 from coresift.server.errors import CoresiftError
 from coresift.server.metrics import Metrics, StateReading
 from coresift.server.session.setup.config import SessionConfig
-from coresift.server.state.store import Settings, Store
+from coresift.server.state.store import Store
+from coresift.server.state.values import Settings
 
 log = structlog.get_logger()
 

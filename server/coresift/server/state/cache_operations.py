@@ -12,7 +12,7 @@ from coresift.server.state import keys, scripts
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.link import Link
 from coresift.server.state.replies import checked, pack
-from coresift.server.state.store import ViewFile
+from coresift.server.state.values import ViewFile
 
 MAX_VALUE_BYTES = 1 << 20
 MAX_PIECE = 1_000

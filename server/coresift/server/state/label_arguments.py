@@ -6,7 +6,12 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from coresift.server.errors import CoresiftError, Reason, invalid
-from coresift.server.state.store import MAX_GROUP, NO_GROUP, LabelWrite, ViewKey
+from coresift.server.state.values import (
+    MAX_GROUP,
+    NO_GROUP,
+    LabelWrite,
+    ViewKey,
+)
 
 
 def view_arguments(view: ViewKey) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from coresift.server.state.replies import (
     unpack,
 )
 from coresift.server.state.scripts import Script
-from coresift.server.state.store import (
+from coresift.server.state.values import (
     MAX_LABELS,
     MAX_PROPOSALS,
     Behind,

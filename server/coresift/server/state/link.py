@@ -35,7 +35,7 @@ from coresift.server.state.server import (
     Command,
     Server,
     ServerAwayError,
-    refusal,
+    first_refusal,
 )
 from coresift.server.state.trial import forbidden, is_forbidden
 
@@ -171,7 +171,7 @@ class Link:
         return reply
 
     def _check_replicated(self, mark: Any, acknowledged: Any) -> None:
-        error = refusal([mark, acknowledged])
+        error = first_refusal([mark, acknowledged])
         if error is not None:
             raise error
         if acknowledged < self._min_replicas:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state.replies import pack, refusal, unpack
-from coresift.server.state.store import Request, Settings
+from coresift.server.state.values import Request, Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,12 @@ from coresift.server.state.keys import SessionKeys
 from coresift.server.state.names import Name
 from coresift.server.state.replies import checked, pack, record_of, unpack
 from coresift.server.state.session_operations import SessionOperations
-from coresift.server.state.store import ANSWER_MS, Request, SessionRecord, Settings
+from coresift.server.state.values import (
+    ANSWER_MS,
+    Request,
+    SessionRecord,
+    Settings,
+)
 
 PURGE_PIECE = 100
 LOG_PIECE = 100

@@ -10,7 +10,7 @@ import msgpack
 
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.state.entries import Entry
-from coresift.server.state.store import (
+from coresift.server.state.values import (
     Granted,
     Labelled,
     Outcome,

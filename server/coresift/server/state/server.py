@@ -186,7 +186,7 @@ async def ask(address: Address, url: StateUrl, options: dict[str, Any], *command
         await connection.disconnect(nowait=True)
 
 
-def refusal(replies: Sequence[Any]) -> RedisError | None:
+def first_refusal(replies: Sequence[Any]) -> RedisError | None:
     """The first refusal among replies."""
     return next((reply for reply in replies if isinstance(reply, RedisError)), None)
 

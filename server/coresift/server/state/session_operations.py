@@ -27,8 +27,13 @@ from coresift.server.state.replies import (
     refusal,
     unpack,
 )
-from coresift.server.state.server import refusal as first_refusal
-from coresift.server.state.store import ANSWER_MS, Request, SessionRecord, Settings
+from coresift.server.state.server import first_refusal
+from coresift.server.state.values import (
+    ANSWER_MS,
+    Request,
+    SessionRecord,
+    Settings,
+)
 
 T = TypeVar("T")
 

@@ -10,7 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from coresift.server.state.store import LiveLease, Request, SessionRecord, Settings
+from coresift.server.state.values import (
+    LiveLease,
+    Request,
+    SessionRecord,
+    Settings,
+)
 
 FREEZE_MS = 30_000
 """How long a frozen session waits for the one who froze it."""

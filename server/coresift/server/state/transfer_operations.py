@@ -18,7 +18,6 @@ from coresift.server.state.replies import checked, pack, record_of, refusal, unp
 from coresift.server.state.scripts import Script
 from coresift.server.state.session_operations import name_taken
 from coresift.server.state.staging import log_pieces, pieces_of, staged_rows
-from coresift.server.state.store import ANSWER_MS, LiveLease, Request, SessionRecord
 from coresift.server.state.transfer import (
     FREEZE_MS,
     OWN_FIELDS,
@@ -28,6 +27,12 @@ from coresift.server.state.transfer import (
     Place,
     Rows,
     Standing,
+)
+from coresift.server.state.values import (
+    ANSWER_MS,
+    LiveLease,
+    Request,
+    SessionRecord,
 )
 
 ANSWERS_PIECE = HANDS_PIECE = 200

@@ -11,8 +11,8 @@ from coresift.server.state.connect import info_fields
 from coresift.server.state.keys import SessionKeys
 from coresift.server.state.link import Link
 from coresift.server.state.names import Name
-from coresift.server.state.server import refusal
-from coresift.server.state.store import Settings, Usage
+from coresift.server.state.server import first_refusal
+from coresift.server.state.values import Settings, Usage
 
 PIECE = 200
 """Sessions that one call looks at: two pipelines of some milliseconds."""
@@ -46,7 +46,7 @@ class UsageOperations:
         members = await client.zrangebylex(keys.listing(tenant), start, "+", 0, PIECE)
         ids = [member.decode() for member in members]
         blobs = await self._link.batch([("GET", keys.name_key(session_id)) for session_id in ids])
-        if (refused := refusal(blobs)) is not None:
+        if (refused := first_refusal(blobs)) is not None:
             raise refused
         names = [name for blob in blobs if (name := Name.readable(blob)) is not None]
         seconds, micros = await client.time()
@@ -54,7 +54,7 @@ class UsageOperations:
         counts = await self._link.batch(
             [("ZCOUNT", SessionKeys(name.uid).leases, live, "+inf") for name in names]
         )
-        if (refused := refusal(counts)) is not None:
+        if (refused := first_refusal(counts)) is not None:
             raise refused
         found = [(name.settings, int(n)) for name, n in zip(names, counts, strict=True)]
         return ids[-1] if len(ids) == PIECE else None, found
@@ -62,7 +62,7 @@ class UsageOperations:
     async def _memory(self) -> tuple[int, int]:
         """Used and allowed bytes of the fullest master; 0 where it has no limit."""
         replies = await self._link.everywhere(("INFO", "memory"))
-        if (refused := refusal(replies)) is not None:
+        if (refused := first_refusal(replies)) is not None:
             raise refused
         infos = map(info_fields, replies)
         sizes = [(int(i["used_memory"]), int(i.get("maxmemory", 0))) for i in infos]

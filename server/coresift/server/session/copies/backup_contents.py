@@ -23,8 +23,8 @@ from coresift.server.state.entries import (
     ReleaseEntry,
     unpack_entry,
 )
-from coresift.server.state.store import RETRACTION, LiveLease, Settings
 from coresift.server.state.transfer import Rows, Standing
+from coresift.server.state.values import RETRACTION, LiveLease, Settings
 
 MAX_ANNOTATOR_BYTES = 128
 NUMBERS = ("format", "pos", "rev", "cv", "votes", "created", "now", "quota", "budget")

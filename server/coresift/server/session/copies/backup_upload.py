@@ -12,8 +12,8 @@ import msgpack
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.session.copies.backup_contents import Copied, Fits, standing_of
 from coresift.server.session.copies.backup_file import check_whole, damaged, frames
-from coresift.server.state.store import LiveLease, Request
 from coresift.server.state.transfer import Standing
+from coresift.server.state.values import LiveLease, Request
 
 MAX_FILE_BYTES = 4 << 30
 

@@ -33,8 +33,8 @@ from coresift.server.session.setup.pools import Pools
 from coresift.server.session.work.workers import Workers
 from coresift.server.state.entries import Entry, ExpiryEntry, unpack_entry
 from coresift.server.state.staging import pieces_of
-from coresift.server.state.store import ANSWER_MS, Request, SessionRecord
 from coresift.server.state.transfer import START, KeptAnswer, LogPiece, Place, Standing, Transfers
+from coresift.server.state.values import ANSWER_MS, Request, SessionRecord
 
 PIECE_BYTES = 768 << 10
 """Of the file in one message."""

@@ -25,8 +25,8 @@ from coresift.server.session.setup.requests import Requests
 from coresift.server.session.view.view import View
 from coresift.server.session.work.workers import Workers
 from coresift.server.state.entries import Entry
-from coresift.server.state.store import LiveLease, Request, SessionRecord
 from coresift.server.state.transfer import START, LogPiece, Standing, Transfers
+from coresift.server.state.values import LiveLease, Request, SessionRecord
 
 TRIES = 5
 """While others erase too, or the session is frozen for too long."""

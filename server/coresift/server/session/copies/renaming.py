@@ -11,7 +11,7 @@ import msgpack
 
 from coresift.server.session.copies.backup_contents import annotators_of
 from coresift.server.state.entries import ExpiryEntry, unpack_entry
-from coresift.server.state.store import Request
+from coresift.server.state.values import Request
 
 PREFIX = "erased-"
 

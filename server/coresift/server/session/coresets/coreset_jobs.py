@@ -16,7 +16,8 @@ from coresift.server.session.coresets.coreset_results import Result
 from coresift.server.session.coresets.coreset_run import POLL_S, Run
 from coresift.server.session.coresets.coreset_runner import Runner
 from coresift.server.session.setup.requests import Requests
-from coresift.server.state.store import Request, Store
+from coresift.server.state.store import Store
+from coresift.server.state.values import Request
 
 
 class CoresetJobs:

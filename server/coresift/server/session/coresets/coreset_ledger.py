@@ -13,7 +13,8 @@ import contextlib
 from coresift.server.errors import CoresiftError
 from coresift.server.session.coresets.coreset_records import Failure, Heartbeat, JobRecord, Summary
 from coresift.server.session.coresets.coreset_requests import JobSpec
-from coresift.server.state.store import ANSWER_MS, Store
+from coresift.server.state.store import Store
+from coresift.server.state.values import ANSWER_MS
 
 OWNER_TTL_MS = 8_000
 ATTACHED_MS = 3_000

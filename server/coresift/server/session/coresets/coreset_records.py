@@ -10,7 +10,7 @@ import msgpack
 from coresift.server.caller import bare
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.session.coresets.coreset_requests import JobSpec, Pinned
-from coresift.server.state.store import Request
+from coresift.server.state.values import Request
 
 FORMAT = 3
 """Of a job's document. Whatever an older release could not read takes the next number."""

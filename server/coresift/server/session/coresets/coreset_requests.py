@@ -12,7 +12,7 @@ from coresift.server.coreset.problem import Rater
 from coresift.server.coreset.select import Recipe
 from coresift.server.errors import invalid
 from coresift.server.selection.parameters import Params, Value
-from coresift.server.state.store import Request
+from coresift.server.state.values import Request
 
 DEFAULT_SAMPLER = "top"
 UNSAMPLED = "which chooses items by each other, without a sampler"

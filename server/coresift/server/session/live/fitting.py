@@ -16,7 +16,8 @@ from coresift.server.session.view.snapshot import HeadState, Snapshot, head_stat
 from coresift.server.session.view.view_files import ViewFiles
 from coresift.server.session.work.refreshes import Refreshes
 from coresift.server.session.work.workers import Workers
-from coresift.server.state.store import LogRead, SessionRecord, Store
+from coresift.server.state.store import Store
+from coresift.server.state.values import LogRead, SessionRecord
 
 KEPT_MATERIALS = 2
 """The current configuration's, and those of an earlier one that a core-set job asks for."""

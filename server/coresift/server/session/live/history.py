@@ -13,7 +13,8 @@ from coresift.server.session.view.catching_up import APPLY_ENTRIES
 from coresift.server.session.view.snapshot import Snapshot, head_state
 from coresift.server.session.view.view import View
 from coresift.server.session.work.workers import Workers
-from coresift.server.state.store import Rewound, Store
+from coresift.server.state.store import Store
+from coresift.server.state.values import Rewound
 
 PAGE = 32 * APPLY_ENTRIES
 

@@ -23,7 +23,8 @@ from coresift.server.session.work.claims import Claims
 from coresift.server.session.work.refreshes import Refreshes
 from coresift.server.session.work.shared_scans import SharedScans
 from coresift.server.session.work.workers import Workers
-from coresift.server.state.store import SessionRecord, Store
+from coresift.server.state.store import Store
+from coresift.server.state.values import SessionRecord
 
 MOST_AHEAD_S = 0.25
 """How long a ranking may take that begins before it is asked for: who comes with more labels would

@@ -19,7 +19,8 @@ from coresift.server.session.work.workers import Workers
 from coresift.server.state.store import Store
 
 KEPT_BYTES = 1 << 30
-"""Memory for views, materials and vectors of candidates, over all sessions."""
+"""Memory for views, materials and vectors of candidates, over all sessions. The vectors of one may
+take all of it, until others need room (`shed`)."""
 SEEDS_AT_ONCE = 10_000
 """Whose neighbours are asked for together: of a million it would pause the event loop for 0.7 s."""
 NO_CANDIDATES = Candidates(np.empty(0, np.int32))

@@ -16,7 +16,7 @@ from coresift.server.selection.strategy import Ranker
 from coresift.server.session.ranking.offers import Free, Offer, Proposed, proposed
 from coresift.server.session.ranking.ranking import Order, PickReason, Ranking, situation_of
 from coresift.server.session.setup.config import SessionConfig
-from coresift.server.state.store import MAX_PROPOSALS
+from coresift.server.state.values import MAX_PROPOSALS
 
 MAX_SHORTLIST = 16_384
 """Rows that a batch policy and the limits of a batch look at."""

@@ -21,7 +21,7 @@ from coresift.server.selection.candidates import (
 from coresift.server.selection.parameters import read
 from coresift.server.selection.plain import DOUBTS
 from coresift.server.selection.registry import BATCH_POLICIES, MIX, STRATEGIES, Choice
-from coresift.server.state.store import Settings
+from coresift.server.state.values import Settings
 
 T = TypeVar("T")
 

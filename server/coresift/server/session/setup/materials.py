@@ -19,7 +19,7 @@ from coresift.server.selection.plain import DOUBTS
 from coresift.server.selection.priority import random_order
 from coresift.server.session.setup.config import GroupRule, SessionConfig, SignalFile
 from coresift.server.session.setup.pools import Pools
-from coresift.server.state.store import NO_GROUP
+from coresift.server.state.values import NO_GROUP
 
 BLOCK = 65_536
 """Rows whose probabilities are looked at together."""

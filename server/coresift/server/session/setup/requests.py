@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from coresift.server.caller import bare
 from coresift.server.errors import CoresiftError, Reason
-from coresift.server.state.store import ANSWER_MS, Request, Store
+from coresift.server.state.store import Store
+from coresift.server.state.values import ANSWER_MS, Request
 
 SPACE = "requests"
 

@@ -17,7 +17,7 @@ from coresift.server.arrays import Bools, Int64s, Rows
 from coresift.server.errors import CoresiftError, Reason
 from coresift.server.memory_promises import MemoryPromises
 from coresift.server.pool.pool import Pool
-from coresift.server.state.store import Request
+from coresift.server.state.values import Request
 
 SUM_SLACK = 1e-3
 """By how much the probabilities of an item may miss 1."""

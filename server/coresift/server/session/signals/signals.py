@@ -29,7 +29,8 @@ from coresift.server.session.signals.signal_uploads import (
     bad_signal,
 )
 from coresift.server.session.work.workers import Workers
-from coresift.server.state.store import Request, Store
+from coresift.server.state.store import Store
+from coresift.server.state.values import Request
 
 
 @dataclass(frozen=True, slots=True)

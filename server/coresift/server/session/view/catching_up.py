@@ -17,7 +17,14 @@ from coresift.server.session.view.view_files import ViewFiles, is_worth
 from coresift.server.session.work.call import in_turn, resting
 from coresift.server.session.work.workers import Workers
 from coresift.server.state.entries import Entry, ExpiryEntry, LabelsEntry
-from coresift.server.state.store import Behind, Granted, LogRead, Rewound, SessionRecord, Store
+from coresift.server.state.store import Store
+from coresift.server.state.values import (
+    Behind,
+    Granted,
+    LogRead,
+    Rewound,
+    SessionRecord,
+)
 
 LOG_PAGE = 2_000
 """Log entries read at a time."""

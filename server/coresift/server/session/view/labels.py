@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coresift.server.head import Task
-from coresift.server.state.store import RETRACTION
+from coresift.server.state.values import RETRACTION
 
 UNSURE = bytes(msgpack.packb(None))
 """A vote that trains nothing."""

@@ -14,7 +14,7 @@ from coresift.server.session.setup.materials import Materials
 from coresift.server.session.view.labels import pack_class, training_targets
 from coresift.server.session.view.pages import Pages
 from coresift.server.session.view.view import View
-from coresift.server.state.store import head_key
+from coresift.server.state.values import head_key
 
 
 @dataclass(frozen=True, slots=True)

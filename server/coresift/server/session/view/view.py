@@ -20,7 +20,12 @@ from coresift.server.state.entries import (
     LabelsEntry,
     ReleaseEntry,
 )
-from coresift.server.state.store import RETRACTION, Release, Settings, ViewKey
+from coresift.server.state.values import (
+    RETRACTION,
+    Release,
+    Settings,
+    ViewKey,
+)
 
 HOUR_S = 3600
 NO_VOTES: dict[str, bytes] = {}

@@ -20,7 +20,7 @@ from coresift.server.arrays import Int64s, Rows
 from coresift.server.session.setup.config import SessionConfig
 from coresift.server.session.view.pages import Pages
 from coresift.server.session.view.view import View
-from coresift.server.state.store import Settings
+from coresift.server.state.values import Settings
 
 FORMAT = 1
 """Of the file; a release ignores those of another format and reads the log."""

@@ -16,7 +16,8 @@ from coresift.server.errors import CoresiftError, Reason
 from coresift.server.metrics import Metrics
 from coresift.server.session.view.view import View
 from coresift.server.session.view.view_columns import FORMAT, pack_view, unpack_view
-from coresift.server.state.store import Store, ViewFile
+from coresift.server.state.store import Store
+from coresift.server.state.values import ViewFile
 
 KIND = "views"
 LEAST_GROWTH = 20_000

@@ -2,7 +2,7 @@
 
 A scan streams all vectors, whoever it is for: for sixteen sessions it takes three times as long as
 for one. Who comes while one is under way joins it where it is, as long as there is room: those who
-ride together slow each other down, and a queue before them would have no end.
+ride together slow each other down, and more than may wait are refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from coresift.server.session.work.workers import Workers
 T = TypeVar("T")
 
 RIDERS = GateLimits(places=16, queue=64, adapts=True, of_session=8)
-"""Who ride at a time, on all pools together, and who wait to: eight take twice as long as one."""
+"""Who ride at a time, on all pools together, and who wait to. Eight take twice as long as one: that
+much may a flood of one session do to the others."""
 
 
 class _Shared:
