@@ -99,7 +99,7 @@ async def serving(
         store = await _store(config, metrics, stack)
         workers = Workers(config.worker_threads, refused=metrics.refused_by("workers"))
         admission = Admission(metrics, workers.gate)
-        workers.is_pressed = admission.is_pressed
+        workers.is_pressed, workers.calls = admission.is_pressed, lambda: admission.begun
         services = await _services(config, pools, store, metrics, workers, stack)
         health = Health()
         metrics.ready.set_function(lambda: health.is_serving("readiness"))

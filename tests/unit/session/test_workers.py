@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from threading import Event
 
 import pytest
 
 from coresift.server.errors import CoresiftError
+from coresift.server.session.work import workers as module
 from coresift.server.session.work.call import CALL, Call, in_turn
 from coresift.server.session.work.gate import Gate, GateLimits
-from coresift.server.session.work.workers import Workers
+from coresift.server.session.work.workers import MOST_REST, REST_S, Workers
 
 
 async def test_those_who_wait_for_shared_work_hold_no_permit() -> None:
@@ -136,3 +138,37 @@ async def test_those_who_wait_for_their_turn_hold_no_permit() -> None:
     assert not lock.locked()
     mine.permit.end()
     assert gate.working == 0
+
+
+async def test_sparing_work_rests_the_longer_the_more_calls_came_meanwhile_and_other_work_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a clock that stands still but for the work, and for sleeps, which are not slept."""
+    now, came, slept = 0.0, 0, list[float]()
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            return now
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        slept.append(max(0.0, seconds))
+        now += max(0.0, seconds)
+
+    def work(seconds: float, calls: int) -> None:
+        nonlocal now, came
+        now, came = now + seconds, came + calls
+
+    monkeypatch.setattr(module, "time", Clock)
+    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    workers = Workers(1)
+    workers.calls = lambda: came
+    for calls in (0, 10, 10_000, 0):
+        await workers.run_sparingly(partial(work, 0.1, calls))
+        await workers.run_behind(lambda: None)
+    assert slept == pytest.approx([0.0, 0.0, 10 * REST_S, 0.1 * MOST_REST])
+    with pytest.raises(ZeroDivisionError):
+        await workers.run_sparingly(lambda: 1 // 0)
+    assert await workers.run_sparingly(lambda: 5) == 5
+    await workers.drain(1)

@@ -26,10 +26,15 @@ LATE = 16
 
 
 class Admission:
-    """The permits of one server. For the event loop only."""
+    """The permits of one server. For the event loop only.
+
+    Attributes:
+        begun: calls that had all their permits, so far.
+    """
 
     def __init__(self, metrics: Metrics, workers: Gate) -> None:
         """``workers``: who has a thread for numerics."""
+        self.begun = 0
         self._workers = workers
         self._gates = {
             name: Gate(f"{name} calls", limits.gate, metrics.refused_by(name))
@@ -89,6 +94,7 @@ class Admission:
 
     def begins(self, rule: CallRule, call: Call) -> None:
         """The call has all its permits: from here on it does what it came for."""
+        self.begun += 1
         self._queue_seconds[rule.call_class].observe(self._waited_s.pop(call, 0.0))
 
     @contextmanager

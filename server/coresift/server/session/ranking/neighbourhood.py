@@ -150,7 +150,7 @@ class Neighbourhood:
                 self._searched_ahead = frozenset(rows)
                 self._overtaken = Event()
                 try:
-                    await self._look_up(rows, self._workers.run_behind, self._overtaken.is_set)
+                    await self._look_up(rows, self._workers.run_sparingly, self._overtaken.is_set)
                 except Cancelled:
                     self._ahead |= {row: None for row in rows if row not in self._pending}
                 except CoresiftError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +20,9 @@ T = TypeVar("T")
 
 WAITING = 256
 """Calls that may wait for a thread."""
+REST_S, MOST_REST = 0.008, 2.0
+"""After work that slows calls down, for each that came meanwhile; at most so many times as long
+as it took: most calls of a crowd then find it at rest, and people who think hardly delay it."""
 
 
 class Workers:
@@ -27,6 +31,7 @@ class Workers:
     Attributes:
         gate: who has a thread, and who waits for one.
         is_pressed: whether calls come too fast, here or before: what can wait had better.
+        calls: how many have come so far, for whatever they came.
     """
 
     def __init__(
@@ -38,8 +43,10 @@ class Workers:
         """``prepare`` runs first on each thread; ``refused`` is told of refusals."""
         self.gate = Gate("computations", GateLimits(threads, WAITING, adapts=True), refused)
         self.is_pressed: Callable[[], bool] = lambda: self.gate.is_pressed
+        self.calls: Callable[[], int] = lambda: 0
         self._threads = ThreadPoolExecutor(threads, "numerics", prepare)
         self._behind = ThreadPoolExecutor(1, "behind", stay_behind)
+        self._sparing, self._rests_until = asyncio.Lock(), 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -80,6 +87,18 @@ class Workers:
     async def run_behind(self, work: Callable[[], T]) -> T:
         """Run ``work`` that nobody waits for yet, on what all others leave of the cores."""
         return await asyncio.get_running_loop().run_in_executor(self._behind, work)
+
+    async def run_sparingly(self, work: Callable[[], T]) -> T:
+        """`run_behind` for ``work`` of which there may be no end: one at a time for all, with a
+        rest after each, the longer the more calls came during it."""
+        async with self._sparing:
+            await asyncio.sleep(self._rests_until - time.monotonic())
+            began, before = time.monotonic(), self.calls()
+            try:
+                return await self.run_behind(work)
+            finally:
+                ended, came = time.monotonic(), self.calls() - before
+                self._rests_until = ended + min(REST_S * came, MOST_REST * (ended - began))
 
     async def shared(self, work: Coroutine[Any, Any, T]) -> T:
         """Await ``work``, which goes on if this caller goes away: others wait for it too, or its
