@@ -71,6 +71,60 @@ async def test_what_is_needed_overtakes_a_search_ahead_of_it(
     assert len(searches.rows) == 4
 
 
+async def test_what_is_ahead_waits_until_what_is_needed_is_found(
+    pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = pair
+    near, search, searched, go_on = await some(one, pool), pool.neighbours, list[Any](), Event()
+
+    def neighbours(rows: Any, k: int, *, stop: Any = None) -> Any:
+        searched.append(rows.tolist())
+        go_on.wait()
+        return search(rows, k)
+
+    monkeypatch.setattr(pool, "neighbours", neighbours)
+    monkeypatch.setattr(neighbourhood, "AHEAD_AFTER_S", 0.0)
+    near.demand([9])
+    near.prefetch([1, 2])
+    while not searched:  # noqa: ASYNC110 - until it got there
+        await asyncio.sleep(0)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    near.demand([2])
+    meanwhile = searched.copy()
+    go_on.set()
+    await one.workers.drain(5)
+    assert meanwhile == [[9]]
+    assert searched == [[9], [2], [1]]
+
+
+async def test_what_was_just_leased_is_not_looked_up_yet(
+    pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that only sleeps move on."""
+    one, _ = pair
+    near, searches, now = await some(one, pool), Searches(pool, monkeypatch), 0.0
+    sleep = asyncio.sleep
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            return now
+
+    async def move_on(seconds: float) -> None:
+        nonlocal now
+        await sleep(0)
+        now += max(0.0, seconds)
+
+    monkeypatch.setattr(neighbourhood, "time", Clock)
+    monkeypatch.setattr(neighbourhood.asyncio, "sleep", move_on)
+    near.prefetch([1, 2])
+    now = neighbourhood.AHEAD_AFTER_S / 2
+    near.prefetch([3])
+    await one.workers.drain(5)
+    assert searches.rows == [[1, 2], [3]]
+
+
 async def test_many_rows_ahead_go_in_small_parts_and_the_oldest_of_too_many_are_left_out(
     pair: Pair, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from coresift.server.pool.canonical import Metric
 from coresift.server.pool.segment import Segment
 from coresift.server.pool.thresholds import lower_bounds, places
 
-_FEW = 16
+_FEW = 32
 """Queries that are multiplied as columns."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from threading import Event
@@ -56,12 +57,15 @@ class Neighbourhood:
         self._pending: dict[int, asyncio.Future[None]] = {}
         """Of rows that somebody waits for."""
         self._demanded: list[int] = []
-        self._ahead: dict[int, None] = {}
+        self._ahead: dict[int, float] = {}
+        """Of rows that wait to be looked up ahead: monotonic, not before."""
         self._searched_ahead: frozenset[int] = frozenset()
         self._foreseen: set[int] = set()
         """Of the pending ones those that were to be looked up ahead."""
         self._overtaken = Event()
-        self._is_running = self._is_running_ahead = False
+        self._searching: asyncio.Task[None] | None = None
+        """Looks up what somebody waits for."""
+        self._is_running_ahead = False
 
     @property
     def stored_in_pool(self) -> bool:
@@ -104,9 +108,8 @@ class Neighbourhood:
                 self._ahead.pop(row, None)
             if row in self._searched_ahead:
                 self._overtaken.set()
-        if self._demanded and not self._is_running:
-            self._is_running = True
-            self._workers.spawn(self._look_up_demanded())
+        if self._demanded and self._searching is None:
+            self._searching = self._workers.spawn(self._look_up_demanded())
 
     def prefetch(self, rows: Sequence[int]) -> None:
         """Start the look-up of rows that will probably be labelled soon.
@@ -115,9 +118,10 @@ class Neighbourhood:
         """
         if self.stored_in_pool or not self.k or self._workers.is_pressed():
             return
+        begin = time.monotonic() + AHEAD_AFTER_S
         for row in rows:
             if not (row in self._known or row in self._pending or row in self._searched_ahead):
-                self._ahead[row] = None
+                self._ahead.setdefault(row, begin)
         while len(self._ahead) > MOST_AHEAD:
             del self._ahead[next(iter(self._ahead))]
         if self._ahead and not self._is_running_ahead:
@@ -136,28 +140,39 @@ class Neighbourhood:
                     if not isinstance(error, Exception):
                         raise
         finally:
-            self._is_running = False
+            self._searching = None
             left, self._demanded = self._demanded, []
             self._settle(left, asyncio.CancelledError())
 
     async def _look_up_ahead(self) -> None:
         try:
-            await asyncio.sleep(AHEAD_AFTER_S)
             while self._ahead:
-                rows = list(islice(self._ahead, AHEAD_ROWS))
-                for row in rows:
-                    del self._ahead[row]
+                await asyncio.sleep(min(self._ahead.values()) - time.monotonic())
+                if self._searching is not None:  # beside it both would take longer
+                    await asyncio.wait([self._searching])
+                    continue
+                if not (rows := self._take_ahead()):
+                    continue
                 self._searched_ahead = frozenset(rows)
                 self._overtaken = Event()
                 try:
                     await self._look_up(rows, self._workers.run_sparingly, self._overtaken.is_set)
                 except Cancelled:
-                    self._ahead |= {row: None for row in rows if row not in self._pending}
+                    now = time.monotonic()
+                    self._ahead |= {row: now for row in rows if row not in self._pending}
                 except CoresiftError:
                     pass  # who needs them will be told
         finally:
             self._overtaken.set()  # a drain does not wait for what nobody needs
             self._is_running_ahead, self._searched_ahead = False, frozenset()
+
+    def _take_ahead(self) -> list[int]:
+        """Those that have waited long enough, as many as are searched together."""
+        now = time.monotonic()
+        rows = list(islice((row for row, begin in self._ahead.items() if begin <= now), AHEAD_ROWS))
+        for row in rows:
+            del self._ahead[row]
+        return rows
 
     async def _look_up(
         self,
