@@ -19,6 +19,7 @@ from coresift.server.errors import CoresiftError, Reason, StartError
 from coresift.server.state.embedded import EmbeddedRedis
 from coresift.server.state.redis_binary import RedisBinary
 from coresift.server.state.redis_store import RedisStore
+from coresift.server.state.server import ANSWER_TIMEOUT_S, CALL_TIMEOUT_S
 
 
 @pytest_asyncio.fixture
@@ -64,6 +65,37 @@ async def test_flushed_scripts_are_sent_again(own: RedisStore) -> None:
     assert (await grant(own, session, [1])).rows == (1,)
     await own._link.client.script_flush()
     assert session.session_id in [s.session_id for s in await own.list_sessions("", 10)]
+
+
+async def test_answers_that_came_during_a_stall_of_the_loop_are_read(own: RedisStore) -> None:
+    """No call fails, and no connection is made anew."""
+    session = await a_session(own)
+    master = own._link._masters.servers()[0][0]
+    connections = master._idle.copy()
+    calls = [asyncio.create_task(own.read(session.session_id)) for _ in connections]
+    for _ in range(3):
+        await asyncio.sleep(0)  # until they are sent
+    time.sleep(CALL_TIMEOUT_S + 0.2)  # noqa: ASYNC251
+    assert {one.session_id for one in await asyncio.gather(*calls)} == {session.session_id}
+    assert own.available()
+    assert set(master._idle) == set(connections)
+
+
+async def test_a_stopped_redis_is_noticed_where_the_loop_stalls_over_both_deadlines(
+    server: EmbeddedRedis, own: RedisStore
+) -> None:
+    session = await a_session(own)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        loop = asyncio.get_running_loop()
+        stall = CALL_TIMEOUT_S - ANSWER_TIMEOUT_S + 0.1
+        loop.call_later(ANSWER_TIMEOUT_S - 0.05, time.sleep, stall)
+        error = await refused(own.read(session.session_id))
+        assert error.reason is Reason.STATE_UNAVAILABLE
+        assert not own.available()
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    await until_back(own)
 
 
 async def test_stopped_redis_fails_fast_and_recovers_by_itself(

@@ -24,6 +24,7 @@ from coresift.server.state.breaker import RETRY_AFTER_S, away, read_only, unavai
 from coresift.server.state.client import Client, key_of
 from coresift.server.state.cluster import Cluster
 from coresift.server.state.connect import DistrustError
+from coresift.server.state.deadline import answered_within
 from coresift.server.state.keys import wait_key
 from coresift.server.state.masters import Masters, OneMaster
 from coresift.server.state.own_writes import OwnWrites
@@ -101,7 +102,7 @@ class Link:
         began = time.perf_counter()
         ok = False
         try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
+            async with answered_within(CALL_TIMEOUT_S, depth=2):
                 result = await self._attempts(call, repeatable)
             ok = True
             return result

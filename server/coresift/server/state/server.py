@@ -17,6 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from coresift.server.state.address import Address, StateUrl
 from coresift.server.state.breaker import Breaker
 from coresift.server.state.connect import Mode, info_fields, trust
+from coresift.server.state.deadline import answered_within
 
 CALL_TIMEOUT_S = 1.0
 """The most that one operation of the store takes."""
@@ -81,7 +82,7 @@ class Server:
         sent = list(commands)
         if asking:
             sent = [each for command in commands for each in (ASKING, command)]
-        async with self._permits, asyncio.timeout(ANSWER_TIMEOUT_S):
+        async with self._permits, answered_within(ANSWER_TIMEOUT_S):
             connection = await self._connected()
             try:
                 self._check_in_use()
@@ -124,7 +125,7 @@ class Server:
         """Check the server on a new connection. Raises what `exchange` raises, `RedisError`."""
         connection = self._new_connection()
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            async with answered_within(ANSWER_TIMEOUT_S):
                 await connection.connect()
         finally:
             await connection.disconnect(nowait=True)
@@ -176,7 +177,7 @@ async def ask(address: Address, url: StateUrl, options: dict[str, Any], *command
     make: Any = url.connection_class
     connection = make(**connection_options(address, options))
     try:
-        async with asyncio.timeout(ASK_TIMEOUT_S):
+        async with answered_within(ASK_TIMEOUT_S):
             await connection.connect()
             await connection.send_command(*command)
             return await connection.read_response()
