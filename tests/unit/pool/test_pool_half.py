@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from tests.fixtures.pools import brute_force, make_pool
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from coresift.server.pool import half, half_gain, search
 from coresift.server.pool.half import HalfQueries, HalfRows
@@ -198,6 +200,21 @@ def test_half_pays_for_large_searches_once_it_was_measured(
     answer = Future()
     answer.set_result(1.2)
     assert not half_pays(*large)
+
+
+def test_the_gain_is_that_of_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where BLAS takes all cores, as in `coresift pool build`, float32 would seem as fast."""
+    threads = list[int]()
+
+    def timed(work: Callable[[], object]) -> float:
+        threads.extend(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
+        work()
+        return 1.0
+
+    monkeypatch.setattr(half_gain, "_seconds", timed)
+    with threadpool_limits(2, user_api="blas"):
+        assert half_gain._gain() == 1.0
+    assert set(threads) == {1}
 
 
 def test_the_gain_is_measured() -> None:
