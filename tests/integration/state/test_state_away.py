@@ -70,6 +70,7 @@ async def test_flushed_scripts_are_sent_again(own: RedisStore) -> None:
 async def test_answers_that_came_during_a_stall_of_the_loop_are_read(own: RedisStore) -> None:
     """No call fails, and no connection is made anew."""
     session = await a_session(own)
+    await own.read(session.session_id)  # the server knows the script from now on
     master = own._link._masters.servers()[0][0]
     connections = master._idle.copy()
     calls = [asyncio.create_task(own.read(session.session_id)) for _ in connections]
